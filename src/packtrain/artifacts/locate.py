@@ -1,0 +1,93 @@
+"""From what a user calls an adapter to a folder with one: a folder, a run's folder, or ``gs://…``."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packtrain.artifacts.adapter_files import CONFIG, WEIGHTS
+from packtrain.artifacts.receipt import RECEIPT, Receipt
+from packtrain.errors import ConfigError, PacktrainError
+from packtrain.rundir import RunDir
+
+
+@dataclass(frozen=True)
+class LocatedAdapter:
+    folder: Path
+    base: str
+    """``base_model_name_or_path``: a hub id or a folder, which need not exist here."""
+    revision: str | None
+    receipt: Receipt | None
+    warnings: tuple[str, ...]
+    """What differs from the receipt; the adapter may still load."""
+
+
+def locate(adapter: str, download: Path) -> LocatedAdapter:
+    """Find the adapter that ``adapter`` names; one in a bucket is fetched into ``download``.
+
+    Raises ConfigError, naming what is missing, for what is no adapter.
+    """
+    if adapter.startswith("gs://"):
+        from packtrain.artifacts.fetch import fetch
+        from packtrain.storage import open_storage
+
+        fetch(open_storage(adapter), download)
+        folder = download
+    else:
+        folder = _folder(Path(adapter).expanduser())
+    config = _config(folder / CONFIG)
+    if not (folder / WEIGHTS).is_file():
+        raise ConfigError(f"{folder}: is not an adapter's folder: {WEIGHTS} is not there")
+    receipt, warnings = _receipt(folder)
+    return LocatedAdapter(
+        folder=folder,
+        base=config["base_model_name_or_path"],
+        revision=config.get("revision"),
+        receipt=receipt,
+        warnings=tuple(warnings),
+    )
+
+
+def _folder(path: Path) -> Path:
+    if not path.exists():
+        raise ConfigError(f"{path}: is not there", hint="name an adapter's folder, a run's folder or gs://…")
+    if not path.is_dir():
+        raise ConfigError(f"{path}: is a file; name the folder of the adapter")
+    inside = RunDir(path).adapter
+    folder = inside if inside.is_dir() and not (path / CONFIG).exists() else path
+    if not (folder / CONFIG).is_file():
+        raise ConfigError(f"{folder}: is not an adapter's folder: {CONFIG} is not there")
+    return folder
+
+
+def _config(path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads(path.read_bytes())
+        base, kind = config["base_model_name_or_path"], config["peft_type"]
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: is not JSON as peft writes it ({error})") from error
+    except KeyError as error:
+        raise ConfigError(f"{path}: has no {error.args[0]}: not a file that peft wrote") from error
+    if not isinstance(base, str) or not isinstance(kind, str):
+        raise ConfigError(f"{path}: base_model_name_or_path and peft_type must be texts")
+    return dict(config)
+
+
+def _receipt(folder: Path) -> tuple[Receipt | None, list[str]]:
+    """The receipt in the folder, or beside it as in a run's folder, and what differs from it."""
+    inside = folder / RECEIPT
+    path = inside if inside.is_file() else folder.parent / RECEIPT
+    # Beside a folder of another name the file is another adapter's.
+    if path != inside and folder.name != RunDir(folder.parent).adapter.name:
+        return None, []
+    if not path.is_file():
+        return None, []
+    try:
+        receipt = Receipt.from_json(path.read_bytes(), str(path))
+    except (PacktrainError, OSError) as error:
+        return None, [str(error)]
+    return receipt, receipt.problems(folder)

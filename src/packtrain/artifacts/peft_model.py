@@ -1,0 +1,32 @@
+"""An adapter's folder opened by plain peft, as anybody else would open it, without its noise."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from packtrain.errors import StorageError
+from packtrain.model.quiet import quiet_transformers
+
+
+def open_with_peft(base: Any, folder: Path) -> Any:
+    """``PeftModel`` of the adapter in ``folder`` on ``base``, in eval mode; ``base`` is changed in place.
+
+    Raises StorageError, in one line, where peft cannot load it.
+    """
+    from peft import PeftModel
+
+    try:
+        with quiet_transformers(), warnings.catch_warnings():
+            # peft and transformers warn each other's users of what the two rename.
+            warnings.simplefilter("ignore", FutureWarning)
+            model = PeftModel.from_pretrained(base, str(folder))
+    # A damaged file makes peft, safetensors and json raise whatever they please.
+    except Exception as error:
+        sentence = " ".join(str(error).split())[:300]
+        raise StorageError(
+            f"{folder}: peft cannot load the adapter: {sentence}",
+            hint="its files are damaged, or it is an adapter for another base",
+        ) from error
+    return model.eval()

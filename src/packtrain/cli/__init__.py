@@ -1,0 +1,1 @@
+"""One file a verb, no logic: parse, call, print."""

@@ -1,0 +1,115 @@
+"""The command line: finds the verb, imports that verb alone, and ends with the right exit code.
+
+``packtrain --help`` imports nothing but typer; a verb's module, and what it needs, is imported
+when that verb is called.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import io
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from packtrain import __version__
+from packtrain.cli.outcome import fail
+
+#: Verb -> its line in ``packtrain --help``. The function of that name is in ``packtrain.cli.<verb>``.
+VERBS = {
+    "init": "Write a commented run file to begin with.",
+    "train": "Fine-tune as a run file says, and publish a verified adapter.",
+    "data": "Show the training data as the model sees it.",
+    "chat": "Talk with an adapter.",
+    "fetch": "Bring an adapter back from a bucket and verify it.",
+    "schema": "Print the JSON Schema of a run file.",
+    "version": "Print the version, and with -v what a bug report needs.",
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code (:mod:`packtrain.errors`)."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no terminal's encoding is an error
+    try:
+        typer.main.get_command(application(arguments))(args=arguments, prog_name="packtrain")
+    except SystemExit as end:
+        return _flushed(end.code if isinstance(end.code, int) else 0)
+    except Exception as error:  # noqa: BLE001  (a verb's module that cannot be imported; told below)
+        return fail(error)
+    return 0
+
+
+def application(arguments: Sequence[str]) -> typer.Typer:
+    """All verbs by name and help; only the one that ``arguments`` call is imported."""
+    called = next((argument for argument in arguments if not argument.startswith("-")), None)
+    app = typer.Typer(
+        help="A run file in, a verified adapter in your bucket out.",
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    for verb, line in VERBS.items():
+        function = _guarded(verb_function(verb)) if verb == called else _not_called
+        app.command(verb, short_help=line, help=None if verb == called else line)(function)
+    return app
+
+
+def verb_function(verb: str) -> Callable[..., Any]:
+    function = getattr(importlib.import_module(f"packtrain.cli.{verb}"), verb)
+    assert callable(function)
+    return function  # type: ignore[no-any-return]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"packtrain {__version__}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def _not_called() -> None:
+    raise AssertionError("only the verb that is called is imported")
+
+
+def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Whatever ends a verb becomes an exit code here, before typer makes its own of it."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except (typer.Exit, typer.Abort, typer.BadParameter):
+            raise
+        except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (each kind has its exit code)
+            raise typer.Exit(fail(error)) from None
+
+    return guarded
+
+
+def _flushed(code: int) -> int:
+    """A reader that went away (``| head``) is no news, but must not end in a stack trace at exit."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

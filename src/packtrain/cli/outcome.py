@@ -1,0 +1,56 @@
+"""What a failure looks like: one sentence on stderr and the exit code that tells what to do next.
+
+Only what nobody foresaw has a stack trace.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+
+import typer
+
+from packtrain.errors import BugError, MemoryExceededError, PacktrainError, StorageError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+
+
+def fail(error: BaseException) -> int:
+    """Tells of ``error`` on stderr; returns the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        typer.echo("interrupted", err=True)
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        # Whoever read our output has gone: say nothing, and let the flush at exit find no pipe.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return StorageError.exit_code
+    known = error if isinstance(error, PacktrainError) else _known(error)
+    if known is None:
+        traceback.print_exception(error)
+        typer.echo(
+            f"error: {type(error).__name__}: {error}\n"
+            "hint: this is a bug in packtrain; please report it with the lines above and the output of "
+            "`packtrain version -v`",
+            err=True,
+        )
+        return BugError.exit_code
+    typer.echo("\n".join(f"error: {line}" for line in str(known).splitlines()), err=True)
+    if known.hint:
+        typer.echo(f"hint: {known.hint}", err=True)
+    return known.exit_code
+
+
+def _known(error: BaseException) -> PacktrainError | None:
+    """Our error for one of Python's or PyTorch's that a machine, not a bug, causes."""
+    # By name: torch.OutOfMemoryError, without importing torch to tell of a failure.
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        detail = str(error).splitlines()[0] if str(error) else "the host has no more"
+        return MemoryExceededError(
+            f"out of memory: {detail}",
+            hint="lower train.micro_batch or data.max_length, or use a larger machine",
+        )
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StorageError(f"the disk is full{f': {error.filename}' if error.filename else ''}")
+    return None

@@ -1,0 +1,104 @@
+"""``packtrain train RUN.yaml``: from a run file to a published, verified adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from packtrain.evaluate.answers import Answer
+    from packtrain.run.session import Outcome
+
+
+def train(
+    run: Annotated[
+        Path, typer.Argument(help="The run file (packtrain init writes one).", show_default=False)
+    ],
+    run_dir: Annotated[
+        Path | None, typer.Option(help="The run's folder.", show_default="runs/NAME", metavar="DIR")
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--set", help="Override a key, such as train.epochs=2.", metavar="KEY=VALUE"),
+    ] = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start another run under this name; the old one is moved aside.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Fine-tune as a run file says, and publish a verified adapter.
+
+    The same command goes on after any interruption.
+    """
+    from packtrain.run.session import run as run_session
+    from packtrain.runfile import load
+    from packtrain.train.progress import make_progress
+
+    run_file = load(run, set_ or ())
+    folder = run_dir or Path("runs") / run_file.config.name
+    answers: list[Answer] = []
+    outcome = run_session(
+        run_file,
+        folder,
+        new=new,
+        progress=make_progress(),
+        on_answers=answers.extend if json else _print_answers,
+    )
+    if json:
+        _print_json(outcome, answers)
+    else:
+        _print(outcome)
+
+
+def _print_json(outcome: Outcome, answers: list[Answer]) -> None:
+    from dataclasses import asdict
+
+    from packtrain.cli.output import print_json
+
+    print_json(
+        {
+            "run_dir": str(outcome.run_dir),
+            "published": outcome.published,
+            "already_finished": outcome.already,
+            "answers": [answer.to_json() for answer in answers],
+            "receipt": asdict(outcome.receipt),
+        }
+    )
+
+
+def _print(outcome: Outcome) -> None:
+    receipt, metrics = outcome.receipt, outcome.receipt.metrics
+    if outcome.already:
+        typer.echo(f"The run {receipt.name} ({receipt.run_id}) is finished; nothing was done.")
+        typer.echo(f"Its receipt is {outcome.run_dir / 'receipt.json'}; --new starts another run.")
+    if metrics["loss"] is not None:
+        typer.echo(f"validation loss: base {metrics['base_loss']:.4f}, adapter {metrics['loss']:.4f}")
+    summary = {key: metrics[key] for key in ("train_runtime", "train_loss", "epoch")}
+    typer.echo(str({key: round(value, 4) for key, value in summary.items()}))
+    if outcome.already:
+        return
+    if outcome.published:
+        typer.echo(f"Successfully uploaded model to {outcome.published}")
+        upload = "GCS upload" if outcome.published.startswith("gs://") else "upload"
+        typer.echo(f"Fine-tuning and {upload} complete!")
+    else:
+        typer.echo(f"The adapter is in {outcome.run_dir / 'adapter'}")
+        typer.echo("Fine-tuning complete!")
+
+
+def _print_answers(answers: list[Answer]) -> None:
+    import sys
+
+    from packtrain.evaluate.answers import render_plain, render_table, score
+
+    if sys.stdout.isatty():
+        from rich.console import Console
+
+        Console().print(render_table(answers))
+    else:
+        typer.echo(render_plain(answers))
+    result = score(answers)
+    if result is not None:
+        typer.echo(str(result))

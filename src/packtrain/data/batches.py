@@ -1,0 +1,160 @@
+"""Which bins an optimizer step trains on, and those bins as flat tensors.
+
+The order of an epoch is a function of (seed, epoch) alone, and a step's bins of (seed, step): a
+resumed run asks for step 1,001 and gets what an uninterrupted one would have got, without going
+through the thousand before it.
+
+Shapes: T tokens of a micro-batch, N documents (rows) in it, S supervised tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from packtrain.data.tokenized import TokenizedRows
+
+if TYPE_CHECKING:
+    import torch
+
+Indices = npt.NDArray[np.int64]
+
+
+@lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, bins: int) -> Indices:
+    """The bins [bins] of an epoch (from 0) in the order in which they are trained on; read-only."""
+    key = np.array([seed, epoch], dtype=np.uint64)
+    order = np.random.Generator(np.random.Philox(key=key)).permutation(bins)
+    order.flags.writeable = False
+    return order
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """The optimizer steps of a run. An epoch is cut into equal batches of about ``batch_tokens``."""
+
+    bin_tokens: Indices
+    """Tokens of each bin [bins]."""
+    batch_tokens: int
+    epochs: float
+    seed: int
+    max_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        assert len(self.bin_tokens), "a plan needs at least one bin"
+
+    @cached_property
+    def steps_per_epoch(self) -> int:
+        wanted = math.ceil(int(self.bin_tokens.sum()) / self.batch_tokens)
+        return max(1, min(wanted, len(self.bin_tokens)))
+
+    @cached_property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run; at least 1."""
+        # 0.1 + 0.2 epochs are not meant to round up to one step more.
+        wanted = max(1, math.ceil(self.epochs * self.steps_per_epoch - 1e-6))
+        return wanted if self.max_steps is None else min(wanted, self.max_steps)
+
+    def batch(self, step: int) -> Indices:
+        """Bin ids of optimizer step 1..steps."""
+        if not 1 <= step <= self.steps:
+            raise IndexError(f"step {step} is not one of 1..{self.steps}")
+        epoch, part = divmod(step - 1, self.steps_per_epoch)
+        order = epoch_order(self.seed, epoch, len(self.bin_tokens))
+        cuts = self._cuts(self.bin_tokens[order])
+        chosen: Indices = order[cuts[part] : cuts[part + 1]]
+        return chosen
+
+    def epoch_at(self, step: int) -> float:
+        """Epochs done after ``step`` steps."""
+        return step / self.steps_per_epoch
+
+    def _cuts(self, tokens: Indices) -> Indices:
+        """Where to cut bins of these sizes into near-equal batches, none empty: [steps_per_epoch + 1]."""
+        parts, done = self.steps_per_epoch, np.r_[0, np.cumsum(tokens)]
+        wanted = done[-1] * np.arange(1, parts) / parts
+        after = np.searchsorted(done, wanted)
+        nearest = after - (wanted - done[after - 1] < done[after] - wanted)
+        # Strictly rising, and enough bins left for the batches that follow.
+        number = np.arange(1, parts)
+        rising = np.maximum.accumulate(np.maximum(nearest, 1) - number) + number
+        inner = np.minimum(rising, len(tokens) - parts + number)
+        return np.array([0, *inner.tolist(), len(tokens)], dtype=np.int64)
+
+
+def micro_batches(bin_ids: Indices, size: int) -> Iterator[Indices]:
+    """A step's bins in parts of ``size`` bins; the last may be smaller."""
+    assert size >= 1
+    for start in range(0, len(bin_ids), size):
+        yield bin_ids[start : start + size]
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """Documents laid one after another: no padding, and none sees another."""
+
+    input_ids: torch.Tensor
+    """int64 [T]."""
+    position_ids: torch.Tensor
+    """int64 [T], from 0 in each document."""
+    cu_seqlens: torch.Tensor
+    """int32 [N + 1]: where documents begin, and T."""
+    target_positions: torch.Tensor
+    """int64 [S]: the positions whose hidden state predicts a supervised token."""
+    targets: torch.Tensor
+    """int64 [S]: those tokens."""
+    bins: tuple[tuple[int, int, int], ...]
+    """(bin id, first token, the one after its last) of each bin."""
+    rows: Indices
+    """[N]: the row of each document."""
+    longest: int
+    """Tokens of the longest document."""
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same with its tensors on ``device``."""
+        if device.type == "cpu":
+            return self
+        moved = {
+            name: getattr(self, name).to(device, non_blocking=True)
+            for name in ("input_ids", "position_ids", "cu_seqlens", "target_positions", "targets")
+        }
+        return replace(self, **moved)
+
+
+def collate(rows: TokenizedRows, bins: Sequence[Indices], bin_ids: Sequence[int] | Indices) -> MicroBatch:
+    """The bins ``bin_ids`` of ``bins`` (row indices each) as one flat micro-batch.
+
+    A supervised token at t > 0 of a document is predicted by position t - 1; the first token of a
+    document has nothing to be predicted from.
+    """
+    import torch
+
+    documents = np.concatenate([bins[int(bin_id)] for bin_id in bin_ids])
+    lengths = rows.lengths[documents]
+    bounds = np.r_[0, np.cumsum(lengths)]
+    # The source of each token: its row's offset plus its place in the row.
+    positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
+    source = positions + np.repeat(rows.offsets[documents], lengths)
+    tokens = rows.tokens[source].astype(np.int64)
+    predicted = np.flatnonzero(rows.supervised[source] & (positions > 0))
+    last_documents = np.cumsum([len(bins[int(bin_id)]) for bin_id in bin_ids])
+    ends = bounds[last_documents].tolist()
+    return MicroBatch(
+        input_ids=torch.from_numpy(tokens),
+        position_ids=torch.from_numpy(positions),
+        cu_seqlens=torch.from_numpy(bounds.astype(np.int32)),
+        target_positions=torch.from_numpy(predicted - 1),
+        targets=torch.from_numpy(tokens[predicted]),
+        bins=tuple(
+            (int(bin_id), start, end)
+            for bin_id, start, end in zip(bin_ids, [0, *ends[:-1]], ends, strict=True)
+        ),
+        rows=documents,
+        longest=int(lengths.max()),
+    )

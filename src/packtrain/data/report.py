@@ -1,0 +1,181 @@
+"""What was found in the data, in numbers and places: for the terminal, the receipt and the model card.
+
+Rows may be private: only places, counts and lengths stand here, never contents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from packtrain.data.tokenized import TokenizedRows
+
+#: So many bad rows, duplicates and overlaps are listed by place; all are counted.
+LISTED = 10
+
+
+@dataclass
+class Findings:
+    """Counted while the rows are read; of training and validation together."""
+
+    rows_read: int = 0
+    """Rows in the sources, bad ones included."""
+    bad_rows: int = 0
+    bad_row_list: list[str] = field(default_factory=list)
+    """The first ten: ``file:line: field: what is wrong``."""
+    truncated_rows: int = 0
+    truncated_tokens: int = 0
+    """Tokens that were cut off."""
+    too_long_rows: int = 0
+    """Left out because of ``data.too_long: skip``."""
+    unsupervised_rows: int = 0
+    """Left out because nothing that is trained on was left after the cut."""
+
+    def note_bad_row(self, problem: str) -> None:
+        self.bad_rows += 1
+        if len(self.bad_row_list) < LISTED:
+            self.bad_row_list.append(problem)
+
+
+@dataclass(frozen=True)
+class Alike:
+    """Rows that are the same to the model, token for token."""
+
+    rows: int = 0
+    places: tuple[str, ...] = ()
+    """The first ten, such as ``train.jsonl:7 is train.jsonl:2``."""
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    rows: int
+    tokens: int
+    supervised_tokens: int
+    """Those that the loss falls on."""
+    lengths: dict[str, int]
+    """Tokens of a row: ``min``, ``p50``, ``p90``, ``p99``, ``max``."""
+    bins: int
+    packing_efficiency: float
+    """Tokens over bins times ``max_length``."""
+    fingerprint: str
+    """SHA-256 over tokens and mask."""
+
+    @classmethod
+    def of(cls, rows: TokenizedRows, bins: int, max_length: int) -> SplitReport:
+        tokens = len(rows.tokens)
+        quantiles = (
+            np.quantile(rows.lengths, [0.0, 0.5, 0.9, 0.99, 1.0], method="higher").astype(int).tolist()
+        )
+        return cls(
+            rows=len(rows),
+            tokens=tokens,
+            supervised_tokens=int(rows.targets.sum()),
+            lengths=dict(zip(("min", "p50", "p90", "p99", "max"), quantiles, strict=True)),
+            bins=bins,
+            packing_efficiency=round(tokens / (bins * max_length), 4),
+            fingerprint=rows.fingerprint,
+        )
+
+
+@dataclass(frozen=True)
+class DataReport:
+    format: str
+    max_length: int
+    sources: dict[str, dict[str, Any]]
+    """``train``, and ``validation`` where it has its own: source, revision, fingerprint, files."""
+    findings: Findings
+    train: SplitReport
+    validation: SplitReport | None
+    duplicates: Alike
+    """Rows of training that stand there before."""
+    overlap: Alike
+    """Rows of validation that stand in training, too."""
+    notes: tuple[str, ...] = ()
+    """What else a person should know, a sentence each."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        plain = asdict(self) | {"warnings": self.warnings()}
+        del plain["notes"]
+        return plain
+
+    def warnings(self) -> list[str]:
+        """A sentence each for what may not be meant."""
+        found, lines = self.findings, list(self.notes)
+        if found.bad_rows:
+            lines.append(f"{_rows(found.bad_rows)} bad and left out, the first: {found.bad_row_list[0]}")
+        if found.truncated_rows:
+            share = found.truncated_tokens / (found.truncated_tokens + self._tokens)
+            lines.append(
+                f"{_rows(found.truncated_rows)} longer than data.max_length {self.max_length} and cut: "
+                f"{found.truncated_tokens:,} tokens lost ({share:.1%})"
+            )
+        if found.too_long_rows:
+            lines.append(
+                f"{_rows(found.too_long_rows)} longer than data.max_length {self.max_length} and left out"
+            )
+        if found.unsupervised_rows:
+            lines.append(f"{_rows(found.unsupervised_rows)} left out: the cut took all of the answer")
+        if self.duplicates.rows:
+            lines.append(
+                f"{_rows(self.duplicates.rows)} in training more than once, "
+                f"the first: {self.duplicates.places[0]}"
+            )
+        if self.overlap.rows:
+            lines.append(
+                f"{_rows(self.overlap.rows)} in both validation and training, so that the validation loss "
+                f"looks better than it is, the first: {self.overlap.places[0]}"
+            )
+        return lines
+
+    def lines(self) -> list[str]:
+        """The numbers for a terminal."""
+        files = [file for source in self.sources.values() for file in source["files"]]
+        count = f"{len(files)} file{'s' if len(files) != 1 else ''}"
+        lines = [f"format       {self.format}, {self.findings.rows_read:,} rows read from {count}"]
+        for name, split in (("training", self.train), ("validation", self.validation)):
+            if split is None:
+                lines.append(f"{name:<12} none")
+                continue
+            spread = ", ".join(f"{key} {value:,}" for key, value in split.lengths.items())
+            share = split.supervised_tokens / split.tokens
+            lines += [
+                f"{name:<12} {split.rows:,} rows, {split.tokens:,} tokens, "
+                f"{split.supervised_tokens:,} of them supervised ({share:.1%})",
+                f"  lengths    {spread} tokens",
+                f"  packing    {split.bins:,} sequences of {self.max_length:,} tokens, "
+                f"{split.packing_efficiency:.1%} full",
+            ]
+        return lines
+
+    @property
+    def _tokens(self) -> int:
+        return self.train.tokens + (self.validation.tokens if self.validation else 0)
+
+
+def duplicates(rows: TokenizedRows) -> Alike:
+    """Rows that repeat an earlier one."""
+    first: dict[bytes, int] = {}
+    pairs = []
+    for index, key in enumerate(rows.hashes()):
+        before = first.setdefault(key, index)
+        if before != index:
+            pairs.append((index, before))
+    return _alike([(rows.places[index], rows.places[before]) for index, before in pairs])
+
+
+def overlap(validation: TokenizedRows, train: TokenizedRows) -> Alike:
+    """Rows of ``validation`` that stand in ``train``."""
+    trained = dict(zip(train.hashes(), train.places, strict=True))
+    hashes = zip(validation.hashes(), validation.places, strict=True)
+    return _alike([(place, trained[key]) for key, place in hashes if key in trained])
+
+
+def _alike(pairs: list[tuple[str, str]]) -> Alike:
+    return Alike(len(pairs), tuple(f"{place} is {other}" for place, other in pairs[:LISTED]))
+
+
+def _rows(count: int) -> str:
+    return "1 row is" if count == 1 else f"{count:,} rows are"

@@ -1,0 +1,127 @@
+"""Talk with an adapter: plain peft on its base, a history of turns, answers as they come."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from packtrain.artifacts.locate import LocatedAdapter
+from packtrain.artifacts.peft_model import open_with_peft
+from packtrain.config import ModelConfig
+from packtrain.errors import ConfigError, UsageError
+from packtrain.evaluate.generate import pieces, prompt_ids, stop_ids, stream
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Chat:
+    """One conversation. ``model`` answers with the adapter, and without it inside ``disabled()``."""
+
+    model: Any
+    tokenizer: Any
+    disabled: Callable[[], AbstractContextManager[Any]]
+    max_new_tokens: int
+    temperature: float = 0.0
+    system: str | None = None
+    generator: torch.Generator | None = None
+    history: list[dict[str, str]] = field(default_factory=list)
+    _stop: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._stop = stop_ids(self.model, self.tokenizer)
+        if self.system is not None and self.tokenizer.chat_template is None:
+            raise UsageError("--system: the tokenizer has no chat template, so there are no turns")
+
+    def ask(self, prompt: str, *, base: bool = False) -> Generator[str]:
+        """The answer in pieces. What came of it, stopped early or not, is the history's next turn.
+
+        With ``base`` the model without adapter answers, and the history stays as it is.
+        """
+        turns = [*self.history, {"role": "user", "content": prompt}]
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
+        has_turns = self.tokenizer.chat_template is not None
+        try:
+            ids = prompt_ids(self.tokenizer, [*system, *turns] if has_turns else prompt)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+        said: list[str] = []
+        tokens = stream(
+            self.model,
+            ids,
+            stop=self._stop,
+            max_new_tokens=self.max_new_tokens,
+            temperature=self.temperature,
+            generator=self.generator,
+        )
+        try:
+            with self.disabled() if base else contextlib.nullcontext():
+                for piece in pieces(self.tokenizer, tokens):
+                    said.append(piece)
+                    yield piece
+        finally:
+            if said and not base:
+                self.history = [*turns, {"role": "assistant", "content": "".join(said).strip()}]
+
+    def reset(self) -> None:
+        """Forget the turns; the system message stays."""
+        self.history = []
+
+
+def base_config(located: LocatedAdapter, base: str | None) -> ModelConfig:
+    """Where the adapter's base comes from: ``base`` if given, else what the adapter names.
+
+    A folder that is not on this machine gives way to the receipt's source, such as ``pypi:PACKAGE``.
+    Raises ConfigError where nothing is left.
+    """
+    if base is not None:
+        # The pinned revision is one of the named base, and says nothing about another source.
+        return ModelConfig(source=base, revision=located.revision if base == located.base else None)
+    named = Path(located.base)
+    if not named.is_absolute() or named.is_dir():
+        return ModelConfig(source=located.base, revision=located.revision)
+    receipt = located.receipt.base if located.receipt else {}
+    source, revision = receipt.get("source"), receipt.get("revision")
+    if isinstance(source, str) and not Path(source).is_absolute():
+        if source.startswith("pypi:") and "==" not in source and revision:
+            source = f"{source}=={revision}"
+        return ModelConfig(source=source)
+    raise ConfigError(
+        f"{located.folder}: its base, the folder {located.base}, is not on this machine",
+        hint="say where the base is: --base FOLDER, or --base HUB/ID",
+    )
+
+
+def load(
+    located: LocatedAdapter,
+    config: ModelConfig,
+    *,
+    on_progress: Callable[[str], None] | None = None,
+) -> tuple[Any, Any, Callable[[], AbstractContextManager[Any]]]:
+    """Model with the adapter, tokenizer, and the context in which the base answers alone.
+
+    On the first GPU in bfloat16 where there is one, else on the CPU in float32.
+    """
+    import torch
+
+    from packtrain.model.weights import BaseFiles, load_model, load_tokenizer, resolve_base
+
+    files = resolve_base(config, on_progress=on_progress)
+    cuda = torch.cuda.is_available()
+    half = cuda and torch.cuda.is_bf16_supported()
+    plain = load_model(
+        files,
+        config,
+        device=torch.device("cuda" if cuda else "cpu"),
+        dtype=torch.bfloat16 if half else torch.float32,
+    )
+    model = open_with_peft(plain, located.folder)
+    # The adapter's own tokenizer where it has one: its chat template is the one that was trained with.
+    if (located.folder / "tokenizer_config.json").is_file():
+        files = BaseFiles(located.folder, str(located.folder), None, str(located.folder))
+    return model, load_tokenizer(files, config), model.disable_adapter

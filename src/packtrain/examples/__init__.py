@@ -1,0 +1,1 @@
+"""Run files and sample data that ``packtrain init`` writes."""

@@ -1,0 +1,106 @@
+"""The files of one commit of a repository on the Hugging Face hub, in its own cache.
+
+What is there whole is not asked for again, so that a pinned base needs no network.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packtrain.errors import UnavailableError
+from packtrain.hub.access import RepoType, check_access, hub_errors
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+SECONDS_BETWEEN_SENTENCES = 10.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    folder: Path
+    commit: str
+
+
+def download(
+    repo_id: str,
+    revision: str | None,
+    *,
+    allow: Sequence[str],
+    ignore: Sequence[str] = (),
+    repo_type: RepoType = "model",
+    on_progress: Callable[[str], None] | None = None,
+) -> Snapshot:
+    """Files that match ``allow`` and not ``ignore`` (globs over paths), of one commit.
+
+    ``revision`` None is the main branch. Errors: those of :func:`packtrain.hub.access.check_access`.
+    """
+    wanted: dict[str, Any] = {
+        "repo_id": repo_id,
+        "repo_type": repo_type,
+        "revision": revision,
+        "allow_patterns": list(allow),
+        "ignore_patterns": list(ignore) or None,
+    }
+    if revision and COMMIT.fullmatch(revision):
+        cached = _cached(wanted)
+        if cached is not None:
+            return cached
+    try:
+        check_access(repo_id, revision, repo_type=repo_type)
+    except UnavailableError:
+        cached = _cached(wanted)
+        if cached is None:
+            raise
+        if on_progress:
+            on_progress(f"the Hugging Face hub does not answer: {repo_id} is taken from the cache")
+        return cached
+    from huggingface_hub import snapshot_download
+
+    if on_progress:
+        on_progress(f"looking at {repo_id} on the Hugging Face hub")
+    with hub_errors(repo_id, repo_type=repo_type, revision=revision):
+        folder = snapshot_download(**wanted, tqdm_class=_bar(repo_id, on_progress))
+    return _snapshot(folder)
+
+
+def _cached(wanted: dict[str, Any]) -> Snapshot | None:
+    """What the cache holds whole."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return _snapshot(snapshot_download(**wanted, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _snapshot(folder: str) -> Snapshot:
+    """The cache names a snapshot's folder by its commit: the commit of what lies in it."""
+    path = Path(folder)
+    return Snapshot(path, path.name)
+
+
+def _bar(repo_id: str, on_progress: Callable[[str], None] | None) -> type[Any]:
+    """A progress bar class for huggingface_hub that speaks in sentences, one each ten seconds."""
+    from tqdm import tqdm  # type: ignore[import-untyped]
+
+    class Sentences(tqdm):  # type: ignore[misc]
+        said = time.monotonic()
+
+        def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+            now = time.monotonic()
+            if (
+                on_progress
+                and self.unit == "B"
+                and self.total
+                and now - self.said > SECONDS_BETWEEN_SENTENCES
+            ):
+                Sentences.said = now
+                on_progress(f"downloading {repo_id}: {self.n / 1e9:.1f} of {self.total / 1e9:.1f} GB")
+            return True
+
+    return Sentences

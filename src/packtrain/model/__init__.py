@@ -1,0 +1,1 @@
+"""The base model: where it comes from, its weights, its adapter, its attention, its loss."""

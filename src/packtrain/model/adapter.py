@@ -1,0 +1,249 @@
+"""LoRA on the linear layers of any transformers causal language model.
+
+y = W x + (alpha / rank) · B (A dropout(x)), with W frozen (https://arxiv.org/abs/2106.09685).
+A and B stay in fp32 and are cast to the activations' type where they are used. Names, and the
+tensors' layout, are those of peft's files, so that plain peft loads what is saved.
+
+Dropout and initial weights are keyed: they derive from (seed, step, bin, layer), never from a
+stream of random numbers, so that they do not depend on how a batch is split, on processes, or on
+what ran before; and activation checkpointing recomputes the same masks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.pytorch_utils import Conv1D
+
+from packtrain.config import AdapterConfig
+from packtrain.errors import BugError, ConfigError
+
+PEFT_PREFIX = "base_model.model."
+
+
+def derived_seed(*parts: object) -> int:
+    """63 bits that depend on all ``parts`` and on nothing else."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+@dataclass
+class Randomness:
+    """What the dropout masks of the running micro-batch derive from; shared by all layers."""
+
+    seed: int
+    step: int = 0
+    bins: Sequence[tuple[int, int, int]] = ()
+    """(bin, start, end) of each bin in the flat sequence."""
+
+    def keep_mask(self, shape: torch.Size, device: torch.device, layer: int, rate: float) -> Tensor:
+        """[tokens, features], 0 where dropped and 1 / (1 - rate) where kept."""
+        assert self.bins and self.bins[-1][2] == shape[0], (self.bins, shape)
+        mask = torch.empty(shape, device=device)
+        generator = torch.Generator(device)
+        for bin_id, start, end in self.bins:
+            generator.manual_seed(derived_seed("dropout", self.seed, self.step, bin_id, layer))
+            mask[start:end].bernoulli_(1.0 - rate, generator=generator)
+        return mask.div_(1.0 - rate)
+
+
+class LoraLinear(nn.Module):
+    """A frozen linear layer and its trainable update of rank r."""
+
+    def __init__(self, base: nn.Linear | Conv1D, config: AdapterConfig, randomness: Randomness, index: int):
+        super().__init__()
+        self.base_layer = base
+        self.in_features, self.out_features = _features(base)
+        device = base.weight.device
+        self.lora_A = nn.Parameter(torch.empty(config.rank, self.in_features, device=device))
+        self.lora_B = nn.Parameter(torch.zeros(self.out_features, config.rank, device=device))
+        self.scaling = config.alpha / config.rank
+        self.dropout = config.dropout
+        self.enabled = True
+        self.index = index
+        self.randomness = randomness
+
+    def reset_parameters(self, seed: int) -> None:
+        """As peft does: A uniform in ±1/√in (Kaiming with a = √5), B zero; drawn on the CPU."""
+        bound = 1.0 / math.sqrt(self.in_features)
+        generator = torch.Generator().manual_seed(seed)
+        values = torch.empty(self.lora_A.shape).uniform_(-bound, bound, generator=generator)
+        with torch.no_grad():
+            self.lora_A.copy_(values)
+            self.lora_B.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` [..., in] → [..., out], in the type of ``x``."""
+        result: Tensor = self.base_layer(x)
+        if not self.enabled:
+            return result
+        if self.dropout and self.training:
+            shape = torch.Size((x[..., 0].numel(), x.shape[-1]))
+            mask = self.randomness.keep_mask(shape, x.device, self.index, self.dropout)
+            x = x * mask.view(x.shape).to(x.dtype)
+        update = F.linear(F.linear(x, self.lora_A.to(x.dtype)), self.lora_B.to(x.dtype))
+        return result + self.scaling * update
+
+
+def _features(layer: nn.Linear | Conv1D) -> tuple[int, int]:
+    first, second = layer.weight.shape
+    return (second, first) if isinstance(layer, nn.Linear) else (first, second)
+
+
+@dataclass
+class Adapter:
+    """All LoRA layers of a model, by the path of the layer that they wrap."""
+
+    layers: dict[str, LoraLinear]
+    config: AdapterConfig
+    randomness: Randomness
+    target_modules: list[str]
+    """As peft matches them: ends of module paths."""
+    _names: dict[str, nn.Parameter] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._names = {
+            f"{PEFT_PREFIX}{path}.{which}.weight": getattr(layer, which)
+            for path, layer in self.layers.items()
+            for which in ("lora_A", "lora_B")
+        }
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by the names that they have in peft's file."""
+        return self._names
+
+    def parameters(self) -> list[nn.Parameter]:
+        return list(self._names.values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """A copy of the weights on the CPU, in fp32, by peft's names."""
+        return {name: weight.detach().to("cpu", copy=True) for name, weight in self._names.items()}
+
+    @torch.no_grad()
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what :meth:`tensors` gave; names and shapes must be the same."""
+        if tensors.keys() != self._names.keys():
+            raise BugError(f"adapter names differ: {sorted(tensors.keys() ^ self._names.keys())[:3]}")
+        for name, weight in self._names.items():
+            weight.copy_(tensors[name])
+
+    def train(self, training: bool) -> None:
+        """Dropout on or off. The frozen base always stays in eval mode."""
+        for layer in self.layers.values():
+            layer.training = training
+
+    @contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The base model, as if there were no adapter."""
+        for layer in self.layers.values():
+            layer.enabled = False
+        try:
+            yield
+        finally:
+            for layer in self.layers.values():
+                layer.enabled = True
+
+    def peft_config(self) -> dict[str, Any]:
+        """Arguments of ``peft.LoraConfig`` for this adapter."""
+        alpha = self.config.alpha
+        return {
+            "r": self.config.rank,
+            "lora_alpha": int(alpha) if alpha.is_integer() else alpha,
+            "lora_dropout": self.config.dropout,
+            "target_modules": self.target_modules,
+            "fan_in_fan_out": any(isinstance(layer.base_layer, Conv1D) for layer in self.layers.values()),
+            "bias": "none",
+            "task_type": "CAUSAL_LM",
+        }
+
+    def remove(self, model: PreTrainedModel) -> None:
+        """Take the layers out again: ``model`` is the base that it was, in the same memory."""
+        for path, layer in self.layers.items():
+            parent, _, leaf = path.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, layer.base_layer)
+
+
+def add_adapter(model: PreTrainedModel, config: AdapterConfig, seed: int) -> Adapter:
+    """Freeze ``model`` and put a LoRA layer around each target; nothing changes until B does.
+
+    Errors: :class:`ConfigError` for a target that names no linear layer.
+    """
+    linear = _linear_layers(model)
+    chosen = _choose(linear, config.targets, model)
+    model.requires_grad_(False)
+    model.eval()
+    randomness = Randomness(seed)
+    layers = {}
+    for index, path in enumerate(chosen):
+        layer = LoraLinear(linear[path], config, randomness, index)
+        layer.reset_parameters(derived_seed("lora_A", seed, path))
+        parent, _, leaf = path.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer)
+        layer.eval()
+        layers[path] = layer
+    return Adapter(layers, config, randomness, _target_names(chosen, linear))
+
+
+def checkpoint_activations(model: PreTrainedModel) -> None:
+    """Recompute each decoder layer in the backward pass instead of keeping its activations.
+
+    Dropout is keyed, so there is no state of a random number generator to keep. transformers does
+    this only in layers in training mode; those layers alone are put in it, not what is in them.
+    """
+    if not model.supports_gradient_checkpointing:
+        raise ConfigError(
+            f"train.activation_checkpointing: {type(model).__name__} does not support it",
+            hint="set it to false",
+        )
+    model.activation_checkpointing_enable(
+        activation_checkpointing_kwargs={"use_reentrant": False, "preserve_rng_state": False}
+    )
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.training = True
+
+
+def _linear_layers(model: PreTrainedModel) -> dict[str, nn.Linear | Conv1D]:
+    """All linear layers but the head, which peft's ``all-linear`` leaves out too."""
+    head = model.get_output_embeddings()
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    }
+
+
+def _choose(
+    linear: dict[str, nn.Linear | Conv1D], targets: str | list[str], model: PreTrainedModel
+) -> list[str]:
+    if targets == "all-linear":
+        return list(linear)
+    for target in targets:
+        if not any(_matches(path, target) for path in linear):
+            names = ", ".join(sorted({path.rpartition(".")[2] for path in linear}))
+            raise ConfigError(
+                f"adapter.targets: {target} names no linear layer of {type(model).__name__}",
+                hint=f"its linear layers are {names}; all-linear takes them all",
+            )
+    return [path for path in linear if any(_matches(path, target) for target in targets)]
+
+
+def _matches(path: str, target: str) -> bool:
+    return path == target or path.endswith(f".{target}")
+
+
+def _target_names(chosen: list[str], linear: dict[str, nn.Linear | Conv1D]) -> list[str]:
+    """Short names where they mean exactly the chosen layers (servers such as vLLM want those)."""
+    leaves = sorted({path.rpartition(".")[2] for path in chosen})
+    meant = [path for path in linear if any(_matches(path, leaf) for leaf in leaves)]
+    return leaves if meant == chosen else sorted(chosen)

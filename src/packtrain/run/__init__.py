@@ -1,0 +1,1 @@
+"""A run from start to end: who it is, what it does in which order, how it ended."""

@@ -1,0 +1,73 @@
+"""What ``auto`` becomes on this machine, and what identifies what training starts from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+from packtrain.config import CheckpointConfig, EvaluateConfig, ModelConfig, TrainConfig, seconds
+from packtrain.train.loop import Schedule
+
+#: Tokens in one forward pass where `micro_batch` is auto: enough to keep the machine busy, few
+#: enough to fit. More does not go faster.
+MICRO_TOKENS = {"cpu": 2048, "cuda": 16_384}
+_SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """Of the frozen base: bfloat16 on GPUs that compute in it, float32 elsewhere."""
+    if config.dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
+    fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+def pick_micro_batch(config: TrainConfig, max_length: int, device: torch.device) -> int:
+    """Sequences of ``max_length`` in one forward pass."""
+    if config.micro_batch != "auto":
+        return config.micro_batch
+    return max(1, MICRO_TOKENS[device.type] // max_length)
+
+
+def use_activation_checkpointing(config: TrainConfig, device: torch.device) -> bool:
+    if config.activation_checkpointing == "auto":
+        return device.type == "cuda"
+    return config.activation_checkpointing
+
+
+def make_schedule(
+    evaluate: EvaluateConfig, checkpoint: CheckpointConfig, steps: int, *, has_validation: bool
+) -> Schedule:
+    """When to evaluate and to save. ``steps``: of the whole run."""
+    every = evaluate.every if isinstance(evaluate.every, int) else max(1, round(evaluate.every * steps))
+    by_steps = isinstance(checkpoint.every, int)
+    return Schedule(
+        steps=steps,
+        evaluate_every=every if has_validation else None,
+        checkpoint_steps=checkpoint.every if isinstance(checkpoint.every, int) else None,
+        checkpoint_seconds=None if by_steps else seconds(str(checkpoint.every)),
+    )
+
+
+def base_fingerprint(folder: Path) -> str:
+    """SHA-256 that tells one base from another without reading all of it.
+
+    Over the configuration, and of each weights file its name, size, and 16 samples of 64 KiB: 16 GB
+    would take a minute to read whole at every start.
+    """
+    digest = hashlib.sha256()
+    paths = sorted([*folder.glob("config.json"), *folder.glob("*.safetensors")])
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}\n".encode())
+        with path.open("rb") as file:
+            for sample in range(_SAMPLES):
+                file.seek(size * sample // _SAMPLES)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()

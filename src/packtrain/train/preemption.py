@@ -1,0 +1,67 @@
+"""A request to stop (SIGTERM, SIGINT), seen at once or at the next safe point.
+
+While nothing can be lost (start-up, loading, data) the request is raised where the program
+stands. Inside :meth:`StopRequest.deferred` it is only noted, so that the training loop can end
+its step and save. A second Ctrl-C always ends at once.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from packtrain.errors import PreemptedError
+
+
+class StopRequest:
+    """Installs handlers for SIGTERM and SIGINT while it is entered; the old ones come back."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._deferred = 0
+        self._interrupts = 0
+        self._old: dict[int, Any] = {}
+        self.signal: str | None = None
+
+    @property
+    def requested(self) -> bool:
+        return self._event.is_set()
+
+    def check(self) -> None:
+        """Raise :class:`PreemptedError` if a stop was asked for."""
+        if self.requested:
+            raise PreemptedError(f"stopped by {self.signal}")
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Only note a request; whoever is inside asks :attr:`requested` and saves."""
+        self._deferred += 1
+        try:
+            yield
+        finally:
+            self._deferred -= 1
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self.signal = signal.Signals(number).name
+        self._event.set()
+        if number == signal.SIGINT:
+            self._interrupts += 1
+            if self._interrupts > 1:
+                raise KeyboardInterrupt
+        if not self._deferred:
+            self.check()
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, old in self._old.items():
+            signal.signal(number, old)
+        self._old.clear()

@@ -1,0 +1,43 @@
+"""The learning rate of each step."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+
+from packtrain.config import TrainConfig
+from packtrain.train.optimizer import learning_rate, warmup_steps
+
+
+def rates(steps: int, **settings: object) -> list[float]:
+    config = TrainConfig(learning_rate=1.0, **settings)
+    return [learning_rate(step, steps, config) for step in range(1, steps + 1)]
+
+
+def test_warms_up_to_the_peak_and_falls_by_half_a_cosine() -> None:
+    found = rates(110, warmup=10, schedule="cosine")
+    assert found[:10] == [pytest.approx(step / 10) for step in range(1, 11)]
+    assert found[10] == pytest.approx(1.0)
+    assert found[60] == pytest.approx(0.5)
+    assert all(before > after for before, after in itertools.pairwise(found[10:]))
+    assert 0 < found[-1] < 0.001
+
+
+def test_linear_and_constant() -> None:
+    assert rates(4, warmup=0, schedule="linear") == [pytest.approx(x) for x in (1.0, 0.75, 0.5, 0.25)]
+    assert rates(4, warmup=2, schedule="constant") == [0.5, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0), (1, 0.5), (3, 3), (2, 10), (7, 0.03)])
+def test_no_step_is_lost_to_a_rate_of_zero(schedule: str, steps: int, warmup: float) -> None:
+    assert all(0 < rate <= 1 for rate in rates(steps, warmup=warmup, schedule=schedule))
+
+
+def test_warmup_is_a_share_or_a_number_of_steps() -> None:
+    assert warmup_steps(0.03, 100) == 3
+    assert warmup_steps(0.03, 101) == math.ceil(3.03)
+    assert warmup_steps(1, 100) == 1
+    assert warmup_steps(0.0, 100) == 0

@@ -1,0 +1,42 @@
+"""Stop requests, by real signals to this process."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from packtrain.errors import PreemptedError
+from packtrain.train.preemption import StopRequest
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_raised_where_nothing_can_be_lost(number: signal.Signals) -> None:
+    with StopRequest() as stop, pytest.raises(PreemptedError, match=f"stopped by {number.name}"):
+        os.kill(os.getpid(), number)
+    assert stop.requested
+
+
+def test_a_signal_is_only_noted_inside_deferred() -> None:
+    with StopRequest() as stop:
+        with stop.deferred():
+            assert not stop.requested
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.requested
+        with pytest.raises(PreemptedError):
+            stop.check()
+
+
+def test_a_second_interrupt_ends_at_once() -> None:
+    with StopRequest() as stop, stop.deferred():
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_the_old_handlers_come_back() -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopRequest():
+        assert signal.getsignal(signal.SIGTERM) != before[0]
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
