@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 
 import pytest
 
@@ -13,19 +14,29 @@ from packtrain.train.preemption import StopRequest
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_raised_where_nothing_can_be_lost(number: signal.Signals) -> None:
-    with StopRequest() as stop, pytest.raises(PreemptedError, match=f"stopped by {number.name}"):
-        os.kill(os.getpid(), number)
+    with pytest.raises(PreemptedError, match=f"stopped by {number.name}"), StopRequest() as stop:
+        with suppress(Exception):  # what a library does with an error that it does not know
+            os.kill(os.getpid(), number)
     assert stop.requested
 
 
 def test_a_signal_is_only_noted_inside_deferred() -> None:
-    with StopRequest() as stop:
+    after = []
+    with pytest.raises(PreemptedError), StopRequest() as stop:
         with stop.deferred():
             assert not stop.requested
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.requested
-        with pytest.raises(PreemptedError):
-            stop.check()
+            after.append("inside")
+        after.append("outside")
+    assert after == ["inside"]
+
+
+def test_nothing_stops_a_run_that_is_ending() -> None:
+    with StopRequest() as stop:
+        stop.ignore()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested
 
 
 def test_a_second_interrupt_ends_at_once() -> None:

@@ -32,20 +32,24 @@ def train(
 
     The same command goes on after any interruption.
     """
-    from packtrain.run.session import run as run_session
-    from packtrain.runfile import load
-    from packtrain.train.progress import make_progress
+    from packtrain.train.preemption import StopRequest
 
-    run_file = load(run, set_ or ())
-    folder = run_dir or Path("runs") / run_file.config.name
     answers: list[Answer] = []
-    outcome = run_session(
-        run_file,
-        folder,
-        new=new,
-        progress=make_progress(),
-        on_answers=answers.extend if json else _print_answers,
-    )
+    # Entered before the imports that take time: a stop during them is one like any other.
+    with StopRequest() as stop:
+        from packtrain.run.session import run as run_session
+        from packtrain.runfile import load
+        from packtrain.train.progress import make_progress
+
+        run_file = load(run, set_ or ())
+        outcome = run_session(
+            run_file,
+            run_dir or Path("runs") / run_file.config.name,
+            new=new,
+            stop=stop,
+            progress=make_progress(),
+            on_answers=answers.extend if json else _print_answers,
+        )
     if json:
         _print_json(outcome, answers)
     else:

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from packtrain.errors import ConfigError
+import itertools
 
 NAME = "packtrain_documents"
 
@@ -35,7 +36,7 @@ def documents_one_by_one(
     """
     offsets = bounds.tolist()
     parts = []
-    for start, end in zip(offsets, offsets[1:], strict=False):
+    for start, end in itertools.pairwise(offsets):
         length = end - start
         mask = _band(length, window, query.device) if window is not None and window < length else None
         parts.append(
@@ -87,7 +88,7 @@ def documents_softcapped(
     groups = query.shape[1] // key.shape[1]
     offsets = bounds.tolist()
     parts = []
-    for start, end in zip(offsets, offsets[1:], strict=False):
+    for start, end in itertools.pairwise(offsets):
         keys = key[:, :, start:end].repeat_interleave(groups, dim=1)
         values = value[:, :, start:end].repeat_interleave(groups, dim=1)
         scores = query[:, :, start:end] @ keys.transpose(2, 3) * scale

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from packtrain.errors import ConfigError
 from packtrain.model.attention import attention_arguments, plain_attention, use_document_attention
+import itertools
 
 if TYPE_CHECKING:
     from packtrain.data.batches import MicroBatch
@@ -172,7 +173,7 @@ def check_against_model(loss: CausalLoss, model: PreTrainedModel, batch: MicroBa
     theirs = 0.0
     bounds = batch.cu_seqlens.tolist()
     with plain_attention(model):
-        for start, end in zip(bounds, bounds[1:], strict=False):
+        for start, end in itertools.pairwise(bounds):
             inside = (batch.target_positions >= start) & (batch.target_positions < end)
             logits = model(input_ids=batch.input_ids[None, start:end], use_cache=False).logits[0]
             picked = logits[batch.target_positions[inside] - start].float()

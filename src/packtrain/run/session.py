@@ -25,7 +25,7 @@ from packtrain.run.lock import Lock
 from packtrain.rundir import EventWriter, Kind, RunDir, RunIdentity, history, last_attempt, write_atomically
 from packtrain.runfile import RunFile, dump, load
 from packtrain.storage import open_storage
-from packtrain.train.preemption import StopRequest
+from packtrain.train.preemption import StopNow, StopRequest
 from packtrain.train.progress import Progress
 
 
@@ -97,18 +97,20 @@ def run(
     folder: Path,
     *,
     new: bool,
+    stop: StopRequest,
     progress: Progress,
     on_answers: Callable[[list[Answer]], None],
 ) -> Outcome:
     """Train, check and publish what ``run_file`` asks for; ``folder`` is the run's.
 
-    ``on_answers`` gets the answers to the prompts before the adapter is judged by them. The same call goes on after any interruption. Errors: any of :mod:`packtrain.errors`.
+    ``stop`` has been entered. ``on_answers`` gets the answers to the prompts before the adapter is
+    judged by them. The same call goes on after any interruption. Errors: any of
+    :mod:`packtrain.errors`, and :class:`StopNow`, which becomes one where ``stop`` is left.
     """
     config = run_file.config
     run_dir = RunDir(folder)
     identity = begin(run_dir, config, new=new)
     with ExitStack() as stack:
-        stop = stack.enter_context(StopRequest())
         lock = stack.enter_context(Lock(open_storage(run_dir.path)))
         stack.callback(progress.close)
         receipt = _receipt(run_dir)
@@ -117,6 +119,7 @@ def run(
         attempt = last_attempt(run_dir.events_file) + 1
         events = stack.enter_context(EventWriter(run_dir.events_file, attempt))
         session = Session(run_file, run_dir, identity, events, progress, stop, lock, on_answers)
+        stack.callback(stop.ignore)
         with _last_event(session):
             if receipt is None:
                 # Imported here: torch and transformers take seconds, which a finished run does not need.
@@ -125,6 +128,7 @@ def run(
                 receipt = make_adapter(session)
             else:
                 session.emit("start", receipt.steps, run_id=identity.run_id, resumed_from=receipt.steps)
+            stop.check()
             _publish(session, receipt)
             session.emit("end", receipt.steps, outcome="done", exit_code=0)
         return Outcome(run_dir.path, receipt, config.output.uri, already=False)
@@ -174,8 +178,10 @@ def _last_event(session: Session) -> Iterator[None]:
     """However an attempt ends, its last event says how."""
     try:
         yield
-    except PreemptedError as error:
-        session.emit("preempted", _last_step(session), signal=session.stop.signal or "", message=str(error))
+    except (StopNow, PreemptedError) as error:
+        session.stop.ignore()
+        told = error if isinstance(error, PreemptedError) else session.stop.error()
+        session.emit("preempted", _last_step(session), signal=session.stop.signal or "", message=str(told))
         raise
     except PacktrainError as error:
         _end(session, error.exit_code, str(error))

@@ -106,7 +106,7 @@ def _train(session: Session, fit: Fit) -> None:
 
 def _evaluate(session: Session, fit: Fit) -> Evaluation:
     assert fit.data.validation is not None
-    session.progress.stage("evaluating")
+    session.progress.stage("evaluating", brief=True)
 
     def on_batch(done: int, total: int) -> None:
         session.progress.tick(done, total)

@@ -1,8 +1,9 @@
 """A request to stop (SIGTERM, SIGINT), seen at once or at the next safe point.
 
-While nothing can be lost (start-up, loading, data) the request is raised where the program
-stands. Inside :meth:`StopRequest.deferred` it is only noted, so that the training loop can end
-its step and save. A second Ctrl-C always ends at once.
+While nothing can be lost (start-up, loading, data, publishing) the request is raised where the
+program stands, as a :class:`StopNow`, and leaves :class:`StopRequest` as a ``PreemptedError``.
+Inside :meth:`StopRequest.deferred` it is only noted, so that the training loop can end its step and
+save. A second Ctrl-C always ends at once.
 """
 
 from __future__ import annotations
@@ -11,10 +12,18 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 from packtrain.errors import PreemptedError
+
+
+class StopNow(BaseException):
+    """A stop that was asked for, on its way out.
+
+    No ``Exception``, as ``KeyboardInterrupt`` is none: libraries turn those into others (an import that
+    failed) or try again.
+    """
 
 
 class StopRequest:
@@ -32,18 +41,29 @@ class StopRequest:
         return self._event.is_set()
 
     def check(self) -> None:
-        """Raise :class:`PreemptedError` if a stop was asked for."""
+        """Raise :class:`StopNow` if a stop was asked for."""
         if self.requested:
-            raise PreemptedError(f"stopped by {self.signal}")
+            raise StopNow
+
+    def error(self) -> PreemptedError:
+        return PreemptedError(f"stopped by {self.signal}", hint="the same command goes on from there")
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Only note a request; whoever is inside asks :attr:`requested` and saves."""
+        """Only note a request; whoever is inside asks :attr:`requested` and saves.
+
+        One that came too late to be seen inside is raised at the end.
+        """
         self._deferred += 1
         try:
             yield
         finally:
             self._deferred -= 1
+        self.check()
+
+    def ignore(self) -> None:
+        """From now on only note requests: the run is ending, and nothing may stop it half-way."""
+        self._deferred += 1
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
@@ -61,7 +81,11 @@ class StopRequest:
                 self._old[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
         for number, old in self._old.items():
             signal.signal(number, old)
         self._old.clear()
+        if isinstance(error, StopNow):
+            raise self.error() from error

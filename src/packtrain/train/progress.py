@@ -46,6 +46,8 @@ def describe(event: Event, steps: int) -> str | None:
     """One line about an event, or None for one that says nothing to a person."""
     data = event.fields
     match event.kind:
+        case "start" if data.get("resumed_from"):
+            return f"going on after step {data['resumed_from']}"
         case "step":
             return (
                 f"step {event.step}/{steps}  loss {float(data['loss']):.4f}  "
@@ -60,8 +62,6 @@ def describe(event: Event, steps: int) -> str | None:
             return f"step {event.step}: checkpoint saved in {data['seconds']:.1f} s"
         case "warning":
             return f"warning: {data['message']}"
-        case "preempted":
-            return f"step {event.step}: stopped by {data['signal']}; the same command goes on from here"
         case _:
             return None
 
@@ -72,8 +72,8 @@ class Progress(ABC):
     steps = 0
 
     @abstractmethod
-    def stage(self, text: str) -> None:
-        """A new piece of work begins, such as ``loading the base``."""
+    def stage(self, text: str, *, brief: bool = False) -> None:
+        """A new piece of work begins, such as ``loading the base``; ``brief``: often a short one."""
 
     @abstractmethod
     def tick(self, done: int, total: int | None) -> None:
@@ -92,7 +92,7 @@ class Progress(ABC):
 
 
 class PlainProgress(Progress):
-    """For logs: every stage, every event that matters, and a step every few seconds."""
+    """For logs: every stage that is not brief, every event that matters, a step every few seconds."""
 
     def __init__(self, stream: IO[str], interval: float = PLAIN_SECONDS) -> None:
         self._stream, self._interval = stream, interval
@@ -100,10 +100,10 @@ class PlainProgress(Progress):
         self._stage = ""
         self._began = (0, time.monotonic())
 
-    def stage(self, text: str) -> None:
+    def stage(self, text: str, *, brief: bool = False) -> None:
         self._stage = text
-        self._print(text)
-        self._shown = time.monotonic()
+        if not brief:
+            self._print(text)
 
     def tick(self, done: int, total: int | None) -> None:
         if time.monotonic() - self._shown >= self._interval:
@@ -147,7 +147,7 @@ class TerminalProgress(Progress):
         self._task: TaskID | None = None
         self._training = False
 
-    def stage(self, text: str) -> None:
+    def stage(self, text: str, *, brief: bool = False) -> None:
         self._training = False
         self._start(text, None, "{task.description}")
 
@@ -168,6 +168,8 @@ class TerminalProgress(Progress):
                 f"lr {data['learning_rate']:.2e}  {peak_memory() / 1e9:.2f} GB"
             )
             self._bar.update(self._task, completed=event.step, note=note)
+            if event.step == self.steps:  # the bar goes; the last step stays to be read
+                self._bar.console.print(describe(event, self.steps), highlight=False)
         elif line := describe(event, self.steps):
             style = "yellow" if event.kind == "warning" else None
             (self._bar.console if self._bar else self._console).print(line, style=style, highlight=False)
@@ -189,7 +191,7 @@ class TerminalProgress(Progress):
             clock,
             TextColumn("{task.fields[note]}", markup=False),
             console=self._console,
-            transient=not total,
+            transient=True,
         )
         self._task = self._bar.add_task(text, total=total, completed=done, note="")
         self._bar.start()
@@ -198,7 +200,7 @@ class TerminalProgress(Progress):
 class Silent(Progress):
     """Nothing is shown."""
 
-    def stage(self, text: str) -> None: ...
+    def stage(self, text: str, *, brief: bool = False) -> None: ...
 
     def tick(self, done: int, total: int | None) -> None: ...
 
