@@ -244,7 +244,7 @@ def parse_events(lines: Iterable[str]) -> Iterator[Event]:
 def history(events: Path | Iterable[Event]) -> list[Event]:
     """A run's events as one story: what a resume superseded is left out.
 
-    A ``start`` with ``resumed_from: N`` takes back all progress after step N.
+    A ``start`` with ``resumed_from: N`` takes back all progress after step N; one without, all of it.
     """
     if isinstance(events, Path):
         if not events.exists():
@@ -254,7 +254,7 @@ def history(events: Path | Iterable[Event]) -> list[Event]:
     story: list[Event] = []
     for event in events:
         if event.kind == "start":
-            resumed_from = event.fields.get("resumed_from") or 0
+            resumed_from = event.fields.get("resumed_from") or -1
             story = [past for past in story if past.kind not in PROGRESS or past.step <= resumed_from]
         story.append(event)
     return story

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from standins.hub import Hub, Repo, commit_of, point_here, serve_hub
+from standins.hub import Hub, Repo, point_here, serve_hub
+from standins.hub_files import commit_of
 
 from packtrain.data.remote import HubId, files_of_split, glob_matches
 from packtrain.data.rows import Row

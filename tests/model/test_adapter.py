@@ -71,7 +71,7 @@ def test_every_split_into_micro_batches_gives_the_same_gradient(load_base: Load,
             batch = collate(rows, bins, range(start, start + size))
             adapter.randomness.step, adapter.randomness.bins = 3, batch.bins
             part = loss(batch)
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             losses += float(part.detach())
         found.append((losses, gradients(adapter.parameters())))
     for losses, grads in found[1:]:
@@ -111,7 +111,7 @@ def test_activation_checkpointing_changes_no_bit(load_base: Load, kind: str) -> 
         adapter.train(True)
         adapter.randomness.step, adapter.randomness.bins = 1, batch.bins
         value = loss(batch)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         found.append((value.detach(), gradients(adapter.parameters())))
     assert torch.equal(found[0][0], found[1][0])
     for grad, other in zip(found[0][1], found[1][1], strict=True):
@@ -125,7 +125,7 @@ def test_the_base_is_frozen_and_the_adapter_in_fp32(load_base: Load) -> None:
     assert trainable == {id(p) for p in adapter.parameters()}
     assert all(p.dtype == torch.float32 for p in adapter.parameters())
     loss = CausalLoss.of(model)(packed(random_rows([20]), 0))
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert all(grad.dtype == torch.float32 for grad in gradients(adapter.parameters()))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from packtrain.config import TrainConfig
 from packtrain.train.optimizer import learning_rate, warmup_steps
 
 
-def rates(steps: int, **settings: object) -> list[float]:
+def rates(steps: int, **settings: Any) -> list[float]:
     config = TrainConfig(learning_rate=1.0, **settings)
     return [learning_rate(step, steps, config) for step in range(1, steps + 1)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def locate(adapter: str, download: Path) -> LocatedAdapter:
         from packtrain.artifacts.fetch import fetch
         from packtrain.storage import open_storage
 
-        fetch(open_storage(adapter), download)
+        with closing(open_storage(adapter)) as source:
+            fetch(source, download)
         folder = download
     else:
         folder = _folder(Path(adapter).expanduser())

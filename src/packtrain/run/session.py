@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,9 +109,11 @@ def run(
     """
     config = run_file.config
     run_dir = RunDir(folder)
-    identity = begin(run_dir, config, new=new)
+    identity = begin(
+        run_dir, config, new=new, on_moved=lambda aside: progress.stage(f"the old run is now {aside}")
+    )
     with ExitStack() as stack:
-        lock = stack.enter_context(Lock(open_storage(run_dir.path)))
+        lock = stack.enter_context(Lock(stack.enter_context(closing(open_storage(run_dir.path)))))
         stack.callback(progress.close)
         receipt = _receipt(run_dir)
         if receipt is not None and _published(run_dir, config.output.uri):
@@ -167,7 +169,9 @@ def _publish(session: Session, receipt: Receipt) -> None:
         done[name] = sent
         session.progress.tick(sum(done.values()), total)
 
-    publish(files, receipt.to_json(), open_storage(uri), session.identity.run_id, on_progress=on_progress)
+    session.lock.check()
+    with closing(open_storage(uri)) as destination:
+        publish(files, receipt.to_json(), destination, session.identity.run_id, on_progress=on_progress)
     session.emit(
         "published", receipt.steps, uri=uri, seconds=round(time.monotonic() - started, 3), bytes=total
     )

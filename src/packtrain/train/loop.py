@@ -81,7 +81,7 @@ class Trainer:
             self.adapter.randomness.bins = batch.bins
             on_device = batch.to(self.device)
             loss = self.loss(on_device)
-            (loss / supervised).backward()  # type: ignore[no-untyped-call]
+            (loss / supervised).backward()
             total += loss.detach()
         self.adapter.train(False)
         norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.max_grad_norm)

@@ -1,0 +1,203 @@
+"""What ends a run badly: gates, NaN, a full disk, a bucket that refuses. One sentence each, and its code."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+from standins.bucket import BucketServer, Fault, bucket_server  # noqa: F401
+from tiny import make_tiny_base
+from whole_run import Ended, Job, base, facts, job, make_job, write_rows  # noqa: F401
+
+
+def failed(ended: Ended, code: int, *words: str) -> None:
+    """One sentence, perhaps a hint, and the code."""
+    assert ended.code == code, ended.err
+    lines = ended.err.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert all(word in errors[0] for word in words), errors[0]
+    assert lines[-1].startswith(("error: ", "hint: "))
+
+
+class TestGates:
+    @pytest.mark.parametrize(
+        ("fail_if", "words"),
+        [
+            ({"loss_above": 0.5}, ["validation loss 5.", "is above 0.5"]),
+            ({"answers_below": 0.5}, ["0 of 1 prompts", "at least 50%"]),
+        ],
+    )
+    def test_what_is_not_as_good_as_asked_is_not_published(
+        self,
+        tmp_path: Path,
+        base: Path,  # noqa: F811
+        fail_if: dict[str, Any],
+        words: list[str],
+    ) -> None:
+        prompts = [{"prompt": "What is fact 3?", "expect": "no such answer"}]
+        out = tmp_path / "out"
+        job = make_job(  # noqa: F811
+            tmp_path / "job",
+            base,
+            evaluate={"fail_if": fail_if, "prompts": prompts},
+            output={"uri": str(out)},
+        )
+        ended = job.train()
+        failed(ended, 76, "evaluate.fail_if", *words)
+        assert "What is fact 3?" in ended.out
+        assert "right before: 0 of 1 (0%), after: 0 of 1 (0%)" in ended.out
+        assert not out.exists()
+        assert not job.run_dir.receipt_file.exists()
+        last = job.story()[-1].fields
+        assert (last["outcome"], last["exit_code"]) == ("failed", 76)
+        steps = len(job.story("step"))
+        relaxed = job.done(
+            "-s", "evaluate.fail_if.loss_above=null", "-s", "evaluate.fail_if.answers_below=null"
+        )
+        assert "Successfully uploaded" in relaxed.out
+        assert len(job.story("step")) == steps
+
+    def test_an_adapter_worse_than_the_base(self, job: Job) -> None:  # noqa: F811
+        # A rate so high that the loss rises, but stays finite.
+        change = ("-s", "train.learning_rate=3.0", "-s", "evaluate.fail_if.worse_than_base=true")
+        failed(job.train(*change), 76, "the adapter's validation loss", "is above the base's")
+
+    def test_good_enough_passes(self, job: Job) -> None:  # noqa: F811
+        job.done("-s", "evaluate.fail_if.loss_above=50.0", "-s", "evaluate.fail_if.worse_than_base=true")
+        assert job.run_dir.receipt_file.exists()
+
+
+class TestDiverged:
+    @pytest.fixture
+    def job(self, tmp_path: Path) -> Job:
+        """On a base with an infinite weight for one byte, ``#``, which only one row has."""
+        poisoned = make_tiny_base(tmp_path / "base")
+        tensors = load_file(poisoned / "model.safetensors")
+        tensors["model.embed_tokens.weight"][ord("#") - ord("!")] = float("inf")
+        save_file(tensors, poisoned / "model.safetensors", {"format": "pt"})
+        rows = facts(24)
+        rows[17]["instruction"] += " #"
+        # The poison is in the 18th row; a first check runs on the shortest two.
+        job = make_job(tmp_path / "job", poisoned, rows=rows, data={"validation": "held-out.jsonl"})
+        write_rows(job.folder / "held-out.jsonl", facts(4, first=100))
+        return job
+
+    def test_nan_ends_with_the_step_and_the_rows(self, job: Job) -> None:  # noqa: F811
+        failed(job.train(), 79, "the loss is not finite", "train.jsonl:18", "step ")
+        assert (job.story()[-1].fields["exit_code"], job.story()[-1].kind) == (79, "end")
+        assert not job.run_dir.receipt_file.exists()
+        assert all(loss == loss for loss in job.losses())
+
+    def test_nan_in_validation(self, job: Job) -> None:  # noqa: F811
+        rows = [row | {"instruction": row["instruction"] + " #"} for row in facts(4, first=100)]
+        write_rows(job.folder / "held-out.jsonl", rows)
+        failed(job.train(), 79, "step 0: the validation loss is not finite (nan)")
+
+    def test_it_never_becomes_a_success_when_run_again(self, job: Job) -> None:  # noqa: F811
+        assert [job.train().code for _ in range(2)] == [79, 79]
+
+
+class TestFullDisk:
+    @pytest.fixture
+    def job(self, tmp_path: Path, base: Path) -> Iterator[Job]:  # noqa: F811
+        job = make_job(tmp_path / "job", base)  # noqa: F811
+        job.run_dir.path.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(job.run_dir.path)]
+        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if mounted.returncode:
+            pytest.skip(f"mount: a small file system cannot be mounted ({mounted.stderr.strip()})")
+        yield job
+        subprocess.run(["umount", str(job.run_dir.path)], check=True)
+
+    @pytest.mark.parametrize("room", [0, 4, 8, 16, 40, 100, 130, 200, 260, 300, 320])
+    def test_it_says_so_and_goes_on_when_there_is_room(
+        self,
+        job: Job,  # noqa: F811
+        tmp_path: Path,
+        base: Path,  # noqa: F811
+        room: int,
+    ) -> None:
+        """``room``: KiB that are left when the run begins. A whole run takes some 330."""
+        filler = job.run_dir.path / "filler"
+        with filler.open("wb") as file:
+            file.write(b"x" * (2048 - room) * 1024)
+        ended = job.train()
+        failed(ended, 74)
+        assert "No space left on device" in ended.err or "disk" in ended.err
+        filler.unlink()
+        job.done()
+        whole = make_job(tmp_path / "whole", base)
+        whole.done()
+        assert job.weights() == whole.weights()
+        assert job.losses() == whole.losses()
+
+
+class TestBucket:
+    def test_one_that_refuses(
+        self,
+        job: Job,  # noqa: F811
+        bucket_server: BucketServer,  # noqa: F811
+    ) -> None:
+        uri = ("-s", f"output.uri={bucket_server.uri('final_model')}")
+        bucket_server.faults.add("*", ".", Fault(status=403), times=None)
+        failed(job.train(*uri), 77, bucket_server.uri())
+        bucket_server.faults.clear()
+        assert "Fine-tuning and GCS upload complete!" in job.done(*uri).out
+
+    def test_one_that_is_not_there(
+        self,
+        job: Job,  # noqa: F811
+        bucket_server: BucketServer,  # noqa: F811
+    ) -> None:
+        ended = job.train("-s", "output.uri=gs://no-such-bucket/final_model")
+        assert ended.code in (74, 77, 78)
+        failed(ended, ended.code, "no-such-bucket")
+
+    def test_a_prefix_of_another_run(
+        self,
+        tmp_path: Path,
+        base: Path,  # noqa: F811
+        bucket_server: BucketServer,  # noqa: F811
+    ) -> None:
+        output = {"uri": bucket_server.uri("final_model")}
+        make_job(tmp_path / "first", base, output=output).done()
+        before = bucket_server.snapshot()
+        second = make_job(tmp_path / "second", base, output=output)
+        failed(second.train(), 73, "holds the finished adapter of run")
+        assert bucket_server.snapshot() == before
+
+
+def test_a_folder_that_is_not_a_run(job: Job) -> None:  # noqa: F811
+    job.run_dir.adapter.mkdir(parents=True)
+    failed(job.train(), 73, "has adapter but no run.json")
+
+
+def test_a_run_folder_that_is_a_file(job: Job) -> None:  # noqa: F811
+    job.run_dir.path.write_text("")
+    failed(job.train(), 74, str(job.run_dir.path))
+
+
+def test_an_identity_that_cannot_be_read(job: Job) -> None:  # noqa: F811
+    job.run_dir.path.mkdir()
+    job.run_dir.identity_file.write_text("{")
+    failed(job.train(), 78, "is not a run's identity")
+
+
+def test_no_training_rows_at_all(job: Job) -> None:  # noqa: F811
+    write_rows(job.folder / "train.jsonl", [])
+    failed(job.train(), 65, "train.jsonl")
+
+
+def test_a_base_whose_weights_are_cut_off(tmp_path: Path) -> None:
+    cut = make_tiny_base(tmp_path / "base")
+    weights = cut / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    job = make_job(tmp_path / "job", cut)  # noqa: F811
+    ended = job.train()
+    assert ended.code in (74, 78)
+    failed(ended, ended.code, "model.safetensors")

@@ -1,0 +1,198 @@
+"""A run is stopped or killed at every stage, by real signals: the same command then ends the same."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from standins.bucket import BucketServer, Fault, bucket_server  # noqa: F401
+from whole_run import Job, base, facts, make_job, packtrain, wait_until, write_rows  # noqa: F401
+
+pytestmark = pytest.mark.slow
+
+STOPS = [signal.SIGINT, signal.SIGTERM]
+
+
+def long_job(folder: Path, base: Path, *, validation_rows: int = 4) -> Job:  # noqa: F811
+    """Sixty steps of some 20 ms; an evaluation every fifth, of one row at a time."""
+    job = make_job(
+        folder,
+        base,
+        data={"validation": "held-out.jsonl", "packing": False},
+        train={"epochs": 20, "micro_batch": 1},
+        checkpoint={"every": 4},
+        evaluate={"every": 5},
+    )
+    write_rows(folder / "held-out.jsonl", facts(validation_rows, first=100))
+    return job
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Job:  # noqa: F811
+    made = long_job(tmp_path_factory.mktemp("undisturbed"), base)
+    made.done()
+    assert made.receipt()["steps"] >= 40
+    return made
+
+
+@pytest.fixture
+def job(tmp_path: Path, base: Path) -> Job:  # noqa: F811
+    return long_job(tmp_path / "job", base)
+
+
+def stop(process: subprocess.Popen[str], number: signal.Signals) -> str:
+    """Send the signal; the run has to end as a preempted one. Its stderr."""
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "Traceback" not in err
+    assert f"stopped by {number.name}" in err
+    return err
+
+
+def ends_as(job: Job, undisturbed: Job) -> None:
+    job.done()
+    assert job.weights() == undisturbed.weights()
+    assert job.losses() == undisturbed.losses()
+    evals = [(event.step, event.fields["loss"]) for event in job.story("eval")]
+    assert evals == [(event.step, event.fields["loss"]) for event in undisturbed.story("eval")]
+    kept = ("base_loss", "loss", "train_loss")
+    ours, theirs = job.receipt(), undisturbed.receipt()
+    assert [ours["metrics"][key] for key in kept] == [theirs["metrics"][key] for key in kept]
+    assert ours["tokens"] == theirs["tokens"]
+
+
+@pytest.mark.parametrize("number", STOPS)
+@pytest.mark.parametrize("stage", ["getting the tokenizer", "loading"])
+def test_a_stop_while_starting_up(job: Job, number: signal.Signals, stage: str) -> None:
+    with job.process() as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.startswith(stage):
+                break
+        stop(process, number)
+    assert [event.kind for event in job.all_events()] in (["preempted"], ["start", "preempted"])
+    assert not job.run_dir.lock_file.exists()
+
+
+@pytest.mark.parametrize(("number", "delay"), zip(STOPS * 2, (0.1, 0.4, 0.8, 1.2), strict=True))
+def test_a_stop_at_any_time_in_the_imports(job: Job, number: signal.Signals, delay: float) -> None:
+    with job.process() as process:
+        wait_until(job.run_dir.identity_file.exists, process)
+        time.sleep(delay)
+        stop(process, number)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_stop_in_training(job: Job, undisturbed: Job, number: signal.Signals) -> None:
+    with job.process() as process:
+        job.wait_for("step", 9, process)
+        err = stop(process, number)
+    assert "what was done is saved" in err
+    last = job.all_events()[-1]
+    assert (last.kind, last.fields["signal"]) == ("preempted", number.name)
+    done = job.losses()
+    assert 9 <= len(done) < 60
+    ends_as(job, undisturbed)
+    assert job.story("start")[-1].fields["resumed_from"] == len(done) == last.step
+
+
+def test_a_stop_in_an_evaluation(tmp_path: Path, base: Path) -> None:  # noqa: F811
+    whole = long_job(tmp_path / "whole", base, validation_rows=250)
+    whole.done("-s", "train.max_steps=10")
+    job = long_job(tmp_path / "job", base, validation_rows=250)
+    with job.process("-s", "train.max_steps=10") as process:
+        job.wait_for("step", 5, process)
+        time.sleep(0.05)
+        stop(process, signal.SIGTERM)
+    assert [event.step for event in job.story("eval")] == [0]
+    assert job.story("checkpoint")[-1].step == 5
+    job.done("-s", "train.max_steps=10")
+    assert job.weights() == whole.weights()
+    assert [event.step for event in job.story("eval")] == [0, 5, 10]
+
+
+def test_a_stop_in_the_evaluation_of_the_base(tmp_path: Path, base: Path) -> None:  # noqa: F811
+    job = long_job(tmp_path / "job", base, validation_rows=250)
+    with job.process() as process:
+        job.wait_for("start", 0, process)
+        time.sleep(0.05)
+        stop(process, signal.SIGTERM)
+    assert [event.kind for event in job.all_events()] == ["start", "preempted"]
+
+
+@pytest.mark.parametrize("step", [2, 9])
+def test_a_kill_in_training(job: Job, undisturbed: Job, step: int) -> None:
+    with job.process() as process:
+        job.wait_for("step", step, process)
+        process.kill()
+    ends_as(job, undisturbed)
+    assert job.story("start")[-1].fields["resumed_from"] == (None if step == 2 else 8)
+
+
+def test_two_processes_cannot_write_one_run(job: Job, undisturbed: Job) -> None:
+    with job.process() as process:
+        job.wait_for("step", 1, process)
+        process.send_signal(signal.SIGSTOP)
+        refused = job.train()
+        process.send_signal(signal.SIGCONT)
+        assert refused.code == 73
+        assert f"(process {process.pid} on " in refused.err
+        assert job.train("--new").code == 73
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    assert job.weights() == undisturbed.weights()
+
+
+class TestPublishing:
+    """The stand-in keeps the fourth upload (the claim is the first) waiting: the cut is in it."""
+
+    @pytest.fixture
+    def held(self, bucket_server: BucketServer) -> Iterator[threading.Event]:  # noqa: F811
+        begun, go = threading.Event(), threading.Event()
+
+        def wait() -> None:
+            begun.set()
+            go.wait(30)
+
+        bucket_server.faults.add("POST", "/upload/", Fault(before=wait), skip=3)
+        yield begun
+        go.set()
+
+    @pytest.mark.parametrize("number", [*STOPS, signal.SIGKILL])
+    def test_a_cut_in_the_middle(
+        self,
+        tmp_path: Path,
+        base: Path,  # noqa: F811
+        bucket_server: BucketServer,  # noqa: F811
+        held: threading.Event,
+        number: signal.Signals,
+    ) -> None:
+        job = make_job(tmp_path / "job", base, output={"uri": bucket_server.uri("final_model")})
+        with job.process() as process:
+            wait_until(held.is_set, process)
+            if number == signal.SIGKILL:
+                process.kill()
+            else:
+                stop(process, number)
+        there = bucket_server.names()
+        assert len(there) == 3
+        assert "final_model/receipt.json" not in there
+        weights, steps = job.weights(), len(job.story("step"))
+        ended = job.done()
+        assert ended.out.endswith(
+            f"Successfully uploaded model to {bucket_server.uri('final_model')}\n"
+            "Fine-tuning and GCS upload complete!\n"
+        )
+        assert (job.weights(), len(job.story("step"))) == (weights, steps)
+        assert job.story("published")[0].fields["uri"] == bucket_server.uri("final_model")
+        fetched = packtrain("fetch", bucket_server.uri("final_model"), str(tmp_path / "back"))
+        assert fetched.code == 0
+        receipt = json.loads((tmp_path / "back" / "receipt.json").read_text())
+        assert receipt == job.receipt()

@@ -1,0 +1,197 @@
+"""Whole runs: what they leave, that a seed repeats them, and what running again does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from whole_run import SEVEN, Job, base, facts, job, make_job, write_rows  # noqa: F401
+
+from packtrain.storage.checksums import digests
+
+STEP = {"loss", "tokens", "supervised_tokens", "learning_rate", "grad_norm", "tokens_per_second"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Job:  # noqa: F811
+    made = make_job(tmp_path_factory.mktemp("finished"), base)
+    made.done()
+    return made
+
+
+def test_the_seven_files_are_there_and_are_what_the_receipt_says(finished: Job) -> None:
+    receipt = finished.receipt()
+    assert SEVEN <= set(receipt["files"])
+    assert {path.name for path in finished.run_dir.adapter.iterdir()} == set(receipt["files"])
+    for name, said in receipt["files"].items():
+        assert digests(finished.run_dir.adapter / name) == (said["bytes"], said["sha256"], said["crc32c"])
+
+
+def test_the_receipt_says_how_the_adapter_came_about(finished: Job) -> None:
+    receipt, steps = finished.receipt(), finished.story("step")
+    assert receipt["base"]["source"].endswith("base0")
+    [source] = receipt["data"]["sources"]["train"]["files"]
+    assert source["sha256"] == digests(finished.folder / "train.jsonl")[1]
+    metrics = receipt["metrics"]
+    assert metrics["loss"] < metrics["base_loss"]
+    assert metrics["train_runtime"] > 0
+    supervised = [event.fields["supervised_tokens"] for event in steps]
+    losses = [event.fields["loss"] * count for event, count in zip(steps, supervised, strict=True)]
+    assert metrics["train_loss"] == pytest.approx(sum(losses) / sum(supervised))
+    assert receipt["tokens"] == sum(event.fields["tokens"] for event in steps)
+    assert (receipt["seed"], receipt["steps"], metrics["epoch"]) == (42, 6, 3.0)
+    assert {"python", "torch", "transformers", "peft"} <= set(receipt["versions"])
+
+
+def test_the_events_tell_the_whole_story(finished: Job) -> None:
+    lines = [json.loads(line) for line in finished.run_dir.events_file.read_text().splitlines()]
+    assert all({"version", "time", "attempt", "seq", "kind", "step"} <= line.keys() for line in lines)
+    assert [line["seq"] for line in lines] == list(range(len(lines)))
+    told = [(event.kind, event.step) for event in finished.story()]
+    assert told == [
+        *[("start", 0), ("eval", 0), ("step", 1), ("step", 2), ("checkpoint", 2), ("step", 3), ("eval", 3)],
+        *[("step", 4), ("checkpoint", 4), ("step", 5), ("step", 6), ("eval", 6), ("checkpoint", 6)],
+        ("end", 6),
+    ]
+    assert all(event.fields.keys() >= STEP for event in finished.story("step"))
+    evals = finished.story("eval")
+    assert [event.fields["model"] for event in evals] == ["base", "adapter", "adapter"]
+    assert all(event.fields["perplexity"] > 1 for event in evals)
+    metrics = finished.receipt()["metrics"]
+    assert (metrics["base_loss"], metrics["loss"]) == (evals[0].fields["loss"], evals[-1].fields["loss"])
+    assert finished.story("start")[0].fields["resumed_from"] is None
+    assert finished.story("end")[0].fields["outcome"] == "done"
+
+
+def test_plain_transformers_and_peft_open_the_adapter(finished: Job, base: Path) -> None:  # noqa: F811
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = finished.run_dir.adapter
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    ids = torch.tensor([tokenizer("Fact 3 is 1.")["input_ids"]])
+    with torch.no_grad():
+        before = plain(ids).logits
+        after = PeftModel.from_pretrained(plain, folder)(ids).logits
+    assert not torch.allclose(before, after, atol=1e-3)
+    trained = load_file(folder / "adapter_model.safetensors")
+    assert all(tensor.any() for name, tensor in trained.items() if "lora_B" in name)
+
+
+def test_a_seed_repeats_a_run_to_the_bit(finished: Job, tmp_path: Path, base: Path) -> None:  # noqa: F811
+    other = make_job(tmp_path / "other", base)
+    other.done()
+    assert other.weights() == finished.weights()
+    assert other.losses() == finished.losses()
+    another = make_job(tmp_path / "another", base, train={"seed": 43})
+    another.done()
+    assert another.weights() != finished.weights()
+
+
+@pytest.mark.parametrize("change", [{"micro_batch": 1}, {"micro_batch": 2, "activation_checkpointing": True}])
+def test_speed_knobs_do_not_change_what_is_learnt(
+    tmp_path: Path,
+    base: Path,  # noqa: F811
+    change: dict[str, object],
+) -> None:
+    reference = make_job(tmp_path / "reference", base, adapter={"dropout": 0.2})
+    reference.done()
+    changed = make_job(tmp_path / "changed", base, adapter={"dropout": 0.2}, train=change)
+    changed.done()
+    assert changed.losses() == pytest.approx(reference.losses(), rel=1e-5)
+    without = make_job(tmp_path / "without", base)
+    without.done()
+    assert without.losses() != pytest.approx(reference.losses(), rel=1e-5)
+
+
+def test_a_finished_run_does_nothing_when_it_is_run_again(job: Job) -> None:  # noqa: F811
+    job.done()
+    before = {path: path.stat().st_mtime_ns for path in job.run_dir.path.rglob("*") if path.is_file()}
+    again = job.done()
+    assert "is finished; nothing was done" in again.out
+    assert "receipt.json" in again.out
+    assert {path: path.stat().st_mtime_ns for path in job.run_dir.path.rglob("*") if path.is_file()} == before
+
+
+def test_knobs_that_do_not_affect_training_leave_it_finished(job: Job) -> None:  # noqa: F811
+    job.done()
+    assert "nothing was done" in job.done("-s", "checkpoint.every=1", "-s", "train.micro_batch=1").out
+
+
+def test_a_changed_knob_is_another_run(job: Job) -> None:  # noqa: F811
+    job.done()
+    weights = job.weights()
+    refused = job.train("-s", "train.learning_rate=1e-3", "-s", "adapter.rank=8")
+    assert refused.code == 78
+    assert "adapter.rank: 4 -> 8" in refused.err
+    assert "train.learning_rate: 0.003 -> 0.001" in refused.err
+    assert "--new" in refused.err
+    assert job.weights() == weights
+
+
+def test_another_name_does_not_take_the_folder(job: Job) -> None:  # noqa: F811
+    job.done()
+    refused = job.train("-s", "name=other")
+    assert refused.code == 73
+    assert "holds the run tiny, not other" in refused.err
+
+
+def test_new_moves_the_old_run_aside_whole(job: Job) -> None:  # noqa: F811
+    job.done()
+    old, run_id = job.weights(), job.receipt()["run_id"]
+    ended = job.done("--new", "-s", "train.seed=7")
+    assert job.weights() != old
+    aside = job.folder / f"run-{run_id.lower()}"
+    assert f"the old run is now {aside}" in ended.err
+    assert json.loads((aside / "receipt.json").read_text())["run_id"] == run_id
+    assert job.receipt()["run_id"] != run_id
+
+
+def test_a_new_place_gets_the_finished_adapter(job: Job) -> None:  # noqa: F811
+    first, second = job.folder / "first", job.folder / "second"
+    job.done("-s", f"output.uri={first}")
+    assert (first / "receipt.json").read_bytes() == job.run_dir.receipt_file.read_bytes()
+    steps = len(job.story("step"))
+    ended = job.done("-s", f"output.uri={second}")
+    assert f"Successfully uploaded model to {second}" in ended.out
+    assert (second / "receipt.json").read_bytes() == job.run_dir.receipt_file.read_bytes()
+    assert len(job.story("step")) == steps
+    assert "nothing was done" in job.done("-s", f"output.uri={first}").out
+
+
+def test_a_damaged_adapter_is_made_again_from_the_last_checkpoint(job: Job) -> None:  # noqa: F811
+    job.done()
+    weights = job.weights()
+    path = job.run_dir.adapter / "adapter_model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x55")
+    ended = job.done()
+    assert job.weights() == weights
+    assert "going on after step 6" in ended.err
+    assert len(job.story("step")) == 6
+
+
+def test_a_damaged_checkpoint_is_passed_over(job: Job) -> None:  # noqa: F811
+    job.done()
+    weights = job.weights()
+    shutil.rmtree(job.run_dir.adapter)
+    state = job.run_dir.checkpoints / "step-6" / "state.json"
+    state.write_text(state.read_text() + " ")
+    ended = job.done()
+    assert "warning: checkpoint step-6 is passed over: state.json is not what was written" in ended.err
+    assert job.weights() == weights
+    assert [event.fields["resumed_from"] for event in job.story("start")] == [None, 4]
+
+
+def test_data_that_changed_is_named_when_a_run_goes_on(job: Job) -> None:  # noqa: F811
+    job.done()
+    shutil.rmtree(job.run_dir.adapter)
+    write_rows(job.folder / "train.jsonl", facts(24, first=1))
+    refused = job.train()
+    assert refused.code == 78
+    assert "was made with another training data" in refused.err
+    assert "--new" in refused.err

@@ -1,0 +1,228 @@
+"""The documents stay true: their commands, keys, tables, rows and links are held against the code.
+
+``PACKTRAIN_UPDATE=1 .venv/bin/python -m pytest tests/test_docs.py`` renews the tables that are made
+from the code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from docs_tables import BLOCK, TRIED_AGAIN, generated, renewed
+
+from packtrain.artifacts import adapter_files, tokenizer_files
+from packtrain.artifacts.publish import CLAIM
+from packtrain.artifacts.receipt import FileFacts, Receipt
+from packtrain.cli.init import TEMPLATES
+from packtrain.cli.main import VERBS, application
+from packtrain.config import RunConfig
+from packtrain.data.formats import FORMATS, detect_format, to_conversation
+from packtrain.data.rows import Row
+from packtrain.errors import BY_EXIT_CODE
+from packtrain.rundir import KINDS
+from packtrain.runfile.document import _Loader
+from packtrain.runfile.keys import FIELDS, SECTIONS
+
+ROOT = Path(__file__).resolve().parents[1]
+READMES = [ROOT / "README.md", ROOT / "README.ko.md"]
+GUIDE = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [*READMES, *GUIDE, ROOT / "CONTRIBUTING.md"]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+#: Keys that a run file may have and that nothing reads yet, as docs/run-file.md says.
+RESERVED = ("checkpoint.grace", "output.run_uri", "cluster")
+
+
+def read(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
+
+
+def blocks(path: Path, *languages: str) -> list[str]:
+    return [body for language, body in FENCE.findall(read(path)) if language in languages]
+
+
+def prose(path: Path) -> str:
+    return FENCE.sub("", read(path))
+
+
+def command_lines(path: Path) -> list[list[str]]:
+    """The words of each shell command in the document's console blocks, without variables in front."""
+    lines = "\n".join(blocks(path, "console", "bash", "sh")).replace("\\\n", " ").splitlines()
+    found = [shlex.split(line, comments=True) for line in lines]
+    return [
+        list(itertools.dropwhile(lambda word: re.match(r"\w+=", word), words)) for words in found if words
+    ]
+
+
+def command(verb: str) -> Any:
+    return typer.main.get_command(application([verb])).get_command(None, verb)  # type: ignore[attr-defined]
+
+
+def options(verb: str) -> set[str]:
+    return {"--help"} | {option for parameter in command(verb).params for option in parameter.opts}
+
+
+def by_name(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=[path.name for path in paths])
+
+
+@by_name(DOCUMENTS)
+def test_every_command_line_is_understood(path: Path) -> None:
+    for words in command_lines(path):
+        if words[0] != "packtrain" or words[1:] == ["--help"]:
+            continue
+        assert words[1] in VERBS, words
+        context = command(words[1]).make_context(words[1], words[2:])
+        for override in context.params.get("set_") or ():
+            assert override.partition("=")[0] in FIELDS, words
+        if words[1] == "init" and context.params["template"]:
+            assert context.params["template"] in TEMPLATES, words
+
+
+@by_name(DOCUMENTS)
+def test_every_command_in_a_sentence_has_its_verb_and_options(path: Path) -> None:
+    for span in re.findall(r"`packtrain ([^`-][^`]*)`", prose(path)):
+        verb, *words = span.split()
+        assert verb in VERBS, span
+        assert {word.partition("=")[0] for word in words if word.startswith("-")} <= options(verb), span
+
+
+@by_name(DOCUMENTS)
+def test_every_make_target_is_there(path: Path) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", read(ROOT / "Makefile"), re.MULTILINE)) | {"test", "test-long"}
+    named = {words[1] for words in command_lines(path) if words[0] == "make"}
+    named |= set(re.findall(r"`make ([a-z-]+)`", prose(path)))
+    assert named <= targets
+
+
+def test_every_verb_and_option_is_explained() -> None:
+    assert set(VERBS) <= set(re.findall(r"packtrain (\w+)", read(READMES[0])))
+    text = "\n".join(read(path) for path in DOCUMENTS)
+    for verb in VERBS:
+        missing = {
+            option
+            for option in options(verb)
+            if option.startswith("--") and not re.search(rf"{option}\b", text)
+        }
+        assert not missing - {"--set", "--verbose"}, verb  # known by -s and -v
+
+
+def test_the_readmes_are_one_document_in_two_languages() -> None:
+    english, korean = READMES
+    assert FENCE.findall(read(english)) == FENCE.findall(read(korean))
+    for pattern in (r"^#+ ", r"^\|.*\|$", r"^- ", r"^\d+\. "):
+        counts = [re.findall(pattern, prose(path), re.MULTILINE) for path in READMES]
+        assert len(counts[0]) == len(counts[1]), pattern
+    assert re.findall(r"^#+ ", prose(english), re.MULTILINE) == re.findall(
+        r"^#+ ", prose(korean), re.MULTILINE
+    )
+    own = {"README.md", "README.ko.md"}
+    assert sorted(set(LINK.findall(read(english))) - own) == sorted(set(LINK.findall(read(korean))) - own)
+    assert len(read(english).splitlines()) <= 200
+
+
+@by_name(DOCUMENTS)
+def test_relative_links_lead_somewhere(path: Path) -> None:
+    for link in LINK.findall(prose(path)):
+        if link.startswith(("https://", "http://")):
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", prose(target), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
+
+
+def test_the_guide_is_found_from_the_readme() -> None:
+    assert {f"docs/{path.name}" for path in GUIDE} <= set(LINK.findall(read(READMES[0])))
+
+
+@by_name(GUIDE)
+def test_tables_that_are_made_from_the_code_are_up_to_date(path: Path) -> None:
+    if os.environ.get("PACKTRAIN_UPDATE"):
+        path.write_text(renewed(read(path)), encoding="utf-8")
+    assert read(path) == renewed(read(path)), "renew them with PACKTRAIN_UPDATE=1"
+
+
+def test_every_table_has_a_place() -> None:
+    placed = [block["name"] for path in GUIDE for block in BLOCK.finditer(read(path))]
+    assert sorted(placed) == sorted(generated())
+    text = read(ROOT / "docs" / "run-file.md")
+    assert [key for key in FIELDS if f"| `{key}` |" not in text] == []
+
+
+@by_name(READMES)
+def test_the_short_exit_code_table_says_what_the_code_does(path: Path) -> None:
+    rows = re.findall(r"^\| ([\d, ]+) \| .* \| (.+) \|$", prose(path), re.MULTILINE)
+    retried = {int(code): again for codes, again in rows for code in codes.split(",")}
+    assert retried.keys() == {0, *BY_EXIT_CODE}
+    for code, kind in BY_EXIT_CODE.items():
+        assert (retried[code] in ("no", "아니요")) == (kind.retry == "no"), code
+    assert set(TRIED_AGAIN) == {"no", "yes", "counted"}
+
+
+@by_name(DOCUMENTS)
+def test_yaml_is_a_run_file_or_a_part_of_one(path: Path) -> None:
+    least: dict[str, Any] = {"name": "a", "model": {"source": "m"}, "data": {"train": "t.jsonl"}}
+    for block in blocks(path, "yaml"):
+        part = yaml.load(block, _Loader)  # noqa: S506  (packtrain's own safe loader: 2e-4 is a number)
+        assert part.keys() <= {*SECTIONS, *FIELDS}
+        sections = {
+            key: value if isinstance(value, str) else {**least.get(key, {}), **value}
+            for key, value in part.items()
+        }
+        RunConfig.model_validate(least | sections)
+
+
+@by_name([*READMES, ROOT / "docs" / "data.md"])
+def test_the_row_of_each_format_is_one(path: Path) -> None:
+    rows = dict(re.findall(r"^\| `([\w-]+)` \| `(\{.*\})` \|", read(path), re.MULTILINE))
+    assert rows.keys() == FORMATS.keys()
+    for name, text in rows.items():
+        fields = json.loads(text)
+        assert detect_format(fields) == name
+        to_conversation(Row("a.jsonl:1", fields), name)
+
+
+def test_results_name_every_file_and_every_field_of_a_receipt() -> None:
+    text = read(ROOT / "docs" / "results.md")
+    files = {adapter_files.CONFIG, adapter_files.WEIGHTS, adapter_files.CARD, adapter_files.TRAINING, CLAIM}
+    wanted = files | set(tokenizer_files.COPIED)
+    wanted |= set(Receipt.__dataclass_fields__) | set(FileFacts.__dataclass_fields__)
+    assert [name for name in sorted(wanted) if f"`{name}`" not in text] == []
+
+
+def test_the_events_are_all_there() -> None:
+    kinds = re.findall(r"^\| `(\w+)` \|", read(ROOT / "docs" / "events.md"), re.MULTILINE)
+    assert set(kinds) >= KINDS
+
+
+def test_environment_variables_are_explained() -> None:
+    text = "\n".join(read(path) for path in GUIDE)
+    sources = "\n".join(read(path) for path in (ROOT / "src").rglob("*.py"))
+    used = set(re.findall(r"\b(?:PACKTRAIN_[A-Z]+|STORAGE_EMULATOR_HOST|HF_TOKEN|NO_COLOR)\b", sources))
+    assert {name for name in used if name not in text} == set()
+
+
+def test_what_is_said_to_be_reserved_is_read_by_nothing() -> None:
+    sources = [path for path in (ROOT / "src").rglob("*.py") if path.parts[-2] != "runfile"]
+    for key in RESERVED:
+        pattern = re.compile(rf"(?:config|run_file|checkpoint|output)\.{key.rpartition('.')[2]}\b")
+        readers = [path.name for path in sources if pattern.search(read(path)) and path.name != "config.py"]
+        assert readers == [], f"docs/run-file.md calls {key} reserved"
+
+
+@by_name(DOCUMENTS)
+def test_python_blocks_compile(path: Path) -> None:
+    for block in blocks(path, "python"):
+        compile(block, path.name, "exec")
