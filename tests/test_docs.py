@@ -19,6 +19,7 @@ import typer
 import yaml
 from docs_tables import BLOCK, TRIED_AGAIN, generated, renewed
 
+from packtrain import __version__
 from packtrain.artifacts import adapter_files, tokenizer_files
 from packtrain.artifacts.publish import CLAIM
 from packtrain.artifacts.receipt import FileFacts, Receipt
@@ -128,6 +129,7 @@ def test_the_readmes_are_one_document_in_two_languages() -> None:
     own = {"README.md", "README.ko.md"}
     assert sorted(set(LINK.findall(read(english))) - own) == sorted(set(LINK.findall(read(korean))) - own)
     assert len(read(english).splitlines()) <= 200
+    assert f"packtrain-{__version__}-py3-none-any.whl" in read(english)
 
 
 @by_name(DOCUMENTS)

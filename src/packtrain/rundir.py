@@ -126,8 +126,10 @@ class RunDir:
         """Who owns this folder, or None for a folder that holds no run yet."""
         try:
             return RunIdentity.from_json(self.identity_file.read_bytes())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError as error:
+            raise StorageError(f"cannot read {self.identity_file}: {error.strerror or error}") from error
         except (ValueError, TypeError) as error:
             raise ConfigError(
                 f"{self.identity_file}: is not a run's identity ({error})",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,9 @@ from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
-from standins.bucket import BucketServer, Fault, bucket_server  # noqa: F401
+from standins.bucket import BucketServer, Fault
 from tiny import make_tiny_base
-from whole_run import Ended, Job, base, facts, job, make_job, write_rows  # noqa: F401
+from whole_run import Ended, Job, facts, make_job, write_rows
 
 
 def failed(ended: Ended, code: int, *words: str) -> None:
@@ -33,15 +34,11 @@ class TestGates:
         ],
     )
     def test_what_is_not_as_good_as_asked_is_not_published(
-        self,
-        tmp_path: Path,
-        base: Path,  # noqa: F811
-        fail_if: dict[str, Any],
-        words: list[str],
+        self, tmp_path: Path, base: Path, fail_if: dict[str, Any], words: list[str]
     ) -> None:
         prompts = [{"prompt": "What is fact 3?", "expect": "no such answer"}]
         out = tmp_path / "out"
-        job = make_job(  # noqa: F811
+        job = make_job(
             tmp_path / "job",
             base,
             evaluate={"fail_if": fail_if, "prompts": prompts},
@@ -62,12 +59,14 @@ class TestGates:
         assert "Successfully uploaded" in relaxed.out
         assert len(job.story("step")) == steps
 
-    def test_an_adapter_worse_than_the_base(self, job: Job) -> None:  # noqa: F811
-        # A rate so high that the loss rises, but stays finite.
-        change = ("-s", "train.learning_rate=3.0", "-s", "evaluate.fail_if.worse_than_base=true")
-        failed(job.train(*change), 76, "the adapter's validation loss", "is above the base's")
+    def test_an_adapter_worse_than_the_base(self, job: Job) -> None:
+        # What it learns of English makes it worse at Korean.
+        write_rows(job.folder / "ko.jsonl", [row | {"response": "가나다라" * 9} for row in facts(4, 50)])
+        change = ("data.validation=ko.jsonl", "train.epochs=30", "evaluate.fail_if.worse_than_base=true")
+        ended = job.train(*(word for pair in change for word in ("-s", pair)))
+        failed(ended, 76, "the adapter's validation loss", "is above the base's")
 
-    def test_good_enough_passes(self, job: Job) -> None:  # noqa: F811
+    def test_good_enough_passes(self, job: Job) -> None:
         job.done("-s", "evaluate.fail_if.loss_above=50.0", "-s", "evaluate.fail_if.worse_than_base=true")
         assert job.run_dir.receipt_file.exists()
 
@@ -87,40 +86,40 @@ class TestDiverged:
         write_rows(job.folder / "held-out.jsonl", facts(4, first=100))
         return job
 
-    def test_nan_ends_with_the_step_and_the_rows(self, job: Job) -> None:  # noqa: F811
+    def test_nan_ends_with_the_step_and_the_rows(self, job: Job) -> None:
         failed(job.train(), 79, "the loss is not finite", "train.jsonl:18", "step ")
         assert (job.story()[-1].fields["exit_code"], job.story()[-1].kind) == (79, "end")
         assert not job.run_dir.receipt_file.exists()
-        assert all(loss == loss for loss in job.losses())
+        assert all(math.isfinite(loss) for loss in job.losses())
 
-    def test_nan_in_validation(self, job: Job) -> None:  # noqa: F811
+    def test_nan_in_validation(self, job: Job) -> None:
         rows = [row | {"instruction": row["instruction"] + " #"} for row in facts(4, first=100)]
         write_rows(job.folder / "held-out.jsonl", rows)
         failed(job.train(), 79, "step 0: the validation loss is not finite (nan)")
 
-    def test_it_never_becomes_a_success_when_run_again(self, job: Job) -> None:  # noqa: F811
+    def test_it_never_becomes_a_success_when_run_again(self, job: Job) -> None:
         assert [job.train().code for _ in range(2)] == [79, 79]
+
+
+def mount(folder: Path, *options: str) -> None:
+    command = ["mount", "-t", "tmpfs", *options, "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"mount: a file system cannot be mounted here ({mounted.stderr.strip()})")
 
 
 class TestFullDisk:
     @pytest.fixture
-    def job(self, tmp_path: Path, base: Path) -> Iterator[Job]:  # noqa: F811
-        job = make_job(tmp_path / "job", base)  # noqa: F811
+    def job(self, tmp_path: Path, base: Path) -> Iterator[Job]:
+        job = make_job(tmp_path / "job", base)
         job.run_dir.path.mkdir()
-        mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(job.run_dir.path)]
-        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-        if mounted.returncode:
-            pytest.skip(f"mount: a small file system cannot be mounted ({mounted.stderr.strip()})")
+        mount(job.run_dir.path, "-o", "size=2m")
         yield job
         subprocess.run(["umount", str(job.run_dir.path)], check=True)
 
     @pytest.mark.parametrize("room", [0, 4, 8, 16, 40, 100, 130, 200, 260, 300, 320])
     def test_it_says_so_and_goes_on_when_there_is_room(
-        self,
-        job: Job,  # noqa: F811
-        tmp_path: Path,
-        base: Path,  # noqa: F811
-        room: int,
+        self, job: Job, tmp_path: Path, base: Path, room: int
     ) -> None:
         """``room``: KiB that are left when the run begins. A whole run takes some 330."""
         filler = job.run_dir.path / "filler"
@@ -137,33 +136,36 @@ class TestFullDisk:
         assert job.losses() == whole.losses()
 
 
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_disk_that_cannot_be_written(job: Job, begun: bool) -> None:
+    if begun:
+        job.done()
+    job.run_dir.path.mkdir(exist_ok=True)
+    content = {path: path.read_bytes() for path in job.run_dir.path.glob("*") if path.is_file()}
+    mount(job.run_dir.path)
+    try:
+        for path, data in content.items():
+            path.write_bytes(data)
+        subprocess.run(["mount", "-o", "remount,ro", str(job.run_dir.path)], check=True)
+        failed(job.train(), 77, str(job.run_dir.path), "Read-only file system")
+    finally:
+        subprocess.run(["umount", str(job.run_dir.path)], check=True)
+
+
 class TestBucket:
-    def test_one_that_refuses(
-        self,
-        job: Job,  # noqa: F811
-        bucket_server: BucketServer,  # noqa: F811
-    ) -> None:
+    def test_one_that_refuses(self, job: Job, bucket_server: BucketServer) -> None:
         uri = ("-s", f"output.uri={bucket_server.uri('final_model')}")
         bucket_server.faults.add("*", ".", Fault(status=403), times=None)
         failed(job.train(*uri), 77, bucket_server.uri())
         bucket_server.faults.clear()
         assert "Fine-tuning and GCS upload complete!" in job.done(*uri).out
 
-    def test_one_that_is_not_there(
-        self,
-        job: Job,  # noqa: F811
-        bucket_server: BucketServer,  # noqa: F811
-    ) -> None:
+    def test_one_that_is_not_there(self, job: Job, bucket_server: BucketServer) -> None:
         ended = job.train("-s", "output.uri=gs://no-such-bucket/final_model")
         assert ended.code in (74, 77, 78)
         failed(ended, ended.code, "no-such-bucket")
 
-    def test_a_prefix_of_another_run(
-        self,
-        tmp_path: Path,
-        base: Path,  # noqa: F811
-        bucket_server: BucketServer,  # noqa: F811
-    ) -> None:
+    def test_a_prefix_of_another_run(self, tmp_path: Path, base: Path, bucket_server: BucketServer) -> None:
         output = {"uri": bucket_server.uri("final_model")}
         make_job(tmp_path / "first", base, output=output).done()
         before = bucket_server.snapshot()
@@ -172,23 +174,23 @@ class TestBucket:
         assert bucket_server.snapshot() == before
 
 
-def test_a_folder_that_is_not_a_run(job: Job) -> None:  # noqa: F811
+def test_a_folder_that_is_not_a_run(job: Job) -> None:
     job.run_dir.adapter.mkdir(parents=True)
     failed(job.train(), 73, "has adapter but no run.json")
 
 
-def test_a_run_folder_that_is_a_file(job: Job) -> None:  # noqa: F811
+def test_a_run_folder_that_is_a_file(job: Job) -> None:
     job.run_dir.path.write_text("")
     failed(job.train(), 74, str(job.run_dir.path))
 
 
-def test_an_identity_that_cannot_be_read(job: Job) -> None:  # noqa: F811
+def test_an_identity_that_cannot_be_read(job: Job) -> None:
     job.run_dir.path.mkdir()
     job.run_dir.identity_file.write_text("{")
     failed(job.train(), 78, "is not a run's identity")
 
 
-def test_no_training_rows_at_all(job: Job) -> None:  # noqa: F811
+def test_no_training_rows_at_all(job: Job) -> None:
     write_rows(job.folder / "train.jsonl", [])
     failed(job.train(), 65, "train.jsonl")
 
@@ -197,7 +199,7 @@ def test_a_base_whose_weights_are_cut_off(tmp_path: Path) -> None:
     cut = make_tiny_base(tmp_path / "base")
     weights = cut / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:5000])
-    job = make_job(tmp_path / "job", cut)  # noqa: F811
+    job = make_job(tmp_path / "job", cut)
     ended = job.train()
     assert ended.code in (74, 78)
     failed(ended, ended.code, "model.safetensors")

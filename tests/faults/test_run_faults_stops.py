@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from standins.bucket import BucketServer, Fault, bucket_server  # noqa: F401
-from whole_run import Job, base, facts, make_job, packtrain, wait_until, write_rows  # noqa: F401
+from standins.bucket import BucketServer, Fault
+from whole_run import Job, facts, make_job, packtrain, wait_until, write_rows
 
 pytestmark = pytest.mark.slow
 
 STOPS = [signal.SIGINT, signal.SIGTERM]
 
 
-def long_job(folder: Path, base: Path, *, validation_rows: int = 4) -> Job:  # noqa: F811
+def long_job(folder: Path, base: Path, *, validation_rows: int = 4) -> Job:
     """Sixty steps of some 20 ms; an evaluation every fifth, of one row at a time."""
     job = make_job(
         folder,
@@ -34,7 +34,7 @@ def long_job(folder: Path, base: Path, *, validation_rows: int = 4) -> Job:  # n
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Job:  # noqa: F811
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Job:
     made = long_job(tmp_path_factory.mktemp("undisturbed"), base)
     made.done()
     assert made.receipt()["steps"] >= 40
@@ -42,7 +42,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Job:  #
 
 
 @pytest.fixture
-def job(tmp_path: Path, base: Path) -> Job:  # noqa: F811
+def job(tmp_path: Path, base: Path) -> Job:
     return long_job(tmp_path / "job", base)
 
 
@@ -103,7 +103,7 @@ def test_a_stop_in_training(job: Job, undisturbed: Job, number: signal.Signals) 
     assert job.story("start")[-1].fields["resumed_from"] == len(done) == last.step
 
 
-def test_a_stop_in_an_evaluation(tmp_path: Path, base: Path) -> None:  # noqa: F811
+def test_a_stop_in_an_evaluation(tmp_path: Path, base: Path) -> None:
     whole = long_job(tmp_path / "whole", base, validation_rows=250)
     whole.done("-s", "train.max_steps=10")
     job = long_job(tmp_path / "job", base, validation_rows=250)
@@ -118,7 +118,7 @@ def test_a_stop_in_an_evaluation(tmp_path: Path, base: Path) -> None:  # noqa: F
     assert [event.step for event in job.story("eval")] == [0, 5, 10]
 
 
-def test_a_stop_in_the_evaluation_of_the_base(tmp_path: Path, base: Path) -> None:  # noqa: F811
+def test_a_stop_in_the_evaluation_of_the_base(tmp_path: Path, base: Path) -> None:
     job = long_job(tmp_path / "job", base, validation_rows=250)
     with job.process() as process:
         job.wait_for("start", 0, process)
@@ -154,7 +154,7 @@ class TestPublishing:
     """The stand-in keeps the fourth upload (the claim is the first) waiting: the cut is in it."""
 
     @pytest.fixture
-    def held(self, bucket_server: BucketServer) -> Iterator[threading.Event]:  # noqa: F811
+    def held(self, bucket_server: BucketServer) -> Iterator[threading.Event]:
         begun, go = threading.Event(), threading.Event()
 
         def wait() -> None:
@@ -169,8 +169,8 @@ class TestPublishing:
     def test_a_cut_in_the_middle(
         self,
         tmp_path: Path,
-        base: Path,  # noqa: F811
-        bucket_server: BucketServer,  # noqa: F811
+        base: Path,
+        bucket_server: BucketServer,
         held: threading.Event,
         number: signal.Signals,
     ) -> None:

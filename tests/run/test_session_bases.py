@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tiny import CHATML, make_tiny_base
-from whole_run import Job, base, facts, job, make_job, write_rows  # noqa: F401
+from whole_run import Job, facts, make_job, write_rows
 
 TOOLS = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -29,14 +29,14 @@ TOOLS = (
     ],
 )
 def test_bases_of_many_kinds(tmp_path: Path, kind: str, more: dict[str, Any]) -> None:
-    job = make_job(tmp_path / "job", make_tiny_base(tmp_path / "base", kind, **more))  # noqa: F811
+    job = make_job(tmp_path / "job", make_tiny_base(tmp_path / "base", kind, **more))
     job.done()
     metrics = job.receipt()["metrics"]
     assert metrics["loss"] < metrics["base_loss"]
     assert metrics["reload_logit_error"] < 1e-4
 
 
-def test_a_bfloat16_base_trains_on_a_cpu_and_passes_the_reload_check(job: Job) -> None:  # noqa: F811
+def test_a_bfloat16_base_trains_on_a_cpu_and_passes_the_reload_check(job: Job) -> None:
     job.done("-s", "model.dtype=bfloat16")
     receipt = job.receipt()
     assert receipt["metrics"]["loss"] < receipt["metrics"]["base_loss"]
@@ -48,13 +48,13 @@ class TestWithoutChatTemplate:
     def job(self, tmp_path: Path) -> Job:
         return make_job(tmp_path / "job", make_tiny_base(tmp_path / "base", chat_template=None))
 
-    def test_it_is_asked_for(self, job: Job) -> None:  # noqa: F811
+    def test_it_is_asked_for(self, job: Job) -> None:
         refused = job.train()
         assert refused.code == 78
         assert "model.chat_template" in refused.err
 
     @pytest.mark.parametrize("as_file", [True, False])
-    def test_it_is_given_and_goes_with_the_adapter(self, job: Job, as_file: bool) -> None:  # noqa: F811
+    def test_it_is_given_and_goes_with_the_adapter(self, job: Job, as_file: bool) -> None:
         (job.folder / "chat.jinja").write_text(CHATML)
         job.done("-s", f"model.chat_template={'chat.jinja' if as_file else json.dumps(CHATML)}")
         assert (job.run_dir.adapter / "chat_template.jinja").read_text() == CHATML
@@ -96,7 +96,7 @@ def conversations() -> list[dict[str, Any]]:
 @pytest.mark.parametrize("max_length", [512, 16_384])
 def test_conversations_of_all_sorts(tmp_path: Path, max_length: int) -> None:
     tiny = make_tiny_base(tmp_path / "base", chat_template=TOOLS)
-    job = make_job(  # noqa: F811
+    job = make_job(
         tmp_path / "job",
         tiny,
         rows=conversations(),
@@ -112,8 +112,8 @@ def test_conversations_of_all_sorts(tmp_path: Path, max_length: int) -> None:
     assert max(event.fields["tokens"] for event in job.story("step")) > (9000 if not cut else 500)
 
 
-def test_an_empty_context_and_a_text_source_of_validation(tmp_path: Path, base: Path) -> None:  # noqa: F811
-    job = make_job(tmp_path / "job", base, data={"validation": "held-out.jsonl"})  # noqa: F811
+def test_an_empty_context_and_a_text_source_of_validation(tmp_path: Path, base: Path) -> None:
+    job = make_job(tmp_path / "job", base, data={"validation": "held-out.jsonl"})
     write_rows(job.folder / "held-out.jsonl", facts(5, first=100))
     job.done()
     assert job.receipt()["data"]["sources"]["validation"]["files"][0]["name"].endswith("held-out.jsonl")

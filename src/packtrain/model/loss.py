@@ -12,7 +12,6 @@ Shapes: T tokens, S supervised positions, C hidden size, V vocabulary.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -115,15 +114,25 @@ def chunked_cross_entropy(
     return loss
 
 
-@dataclass(frozen=True)
-class CausalLoss:
-    """Loss of a model over packed documents: its backbone, its head and what it does to logits."""
+class CausalLoss(nn.Module):
+    """Loss of a model over packed documents: its backbone, its head and what it does to logits.
 
-    backbone: nn.Module
-    head: nn.Linear
-    scale: float
-    softcap: float | None
-    chunk: int = CHUNK
+    A module of its own, around both, so that what shards or wraps a model sees one forward.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        head: nn.Linear,
+        *,
+        scale: float = 1.0,
+        softcap: float | None = None,
+        chunk: int = CHUNK,
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+        self.scale, self.softcap, self.chunk = scale, softcap, chunk
+        self.training = backbone.training
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> CausalLoss:
@@ -136,7 +145,7 @@ class CausalLoss:
         scale = getattr(config, "logit_scale", None) or 1.0
         divisor = getattr(config, "logits_scaling", None) or 1.0
         softcap = getattr(config, "final_logit_softcapping", None)
-        return cls(model.base_model, head, scale / divisor, softcap)
+        return cls(model.base_model, head, scale=scale / divisor, softcap=softcap)
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """Hidden states [S, C] of the positions that predict a supervised token."""
@@ -149,7 +158,7 @@ class CausalLoss:
         states: Tensor = output.last_hidden_state[0]
         return states.index_select(0, batch.target_positions)
 
-    def __call__(self, batch: MicroBatch) -> Tensor:
+    def forward(self, batch: MicroBatch) -> Tensor:
         """Sum of the cross entropies (nats) of the batch's supervised tokens, a scalar in fp32."""
         return chunked_cross_entropy(
             self.hidden(batch),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 from packtrain.config import RunConfig, config_hash, differences, identity
-from packtrain.errors import ConfigError, ConflictError, StorageError
+from packtrain.errors import AccessError, ConfigError, ConflictError, StorageError
 from packtrain.run.lock import Lock
 from packtrain.rundir import RunDir, RunIdentity, new_run_id, sync_folder, timestamp
 from packtrain.storage import open_storage
@@ -22,7 +24,8 @@ def begin(
     The same name and settings: the same run. ``new`` first moves an old run aside, whole, and tells
     ``on_moved`` where it is.
     Errors: :class:`ConfigError` naming the settings that differ; :class:`ConflictError` for a folder
-    that another run, or something else, holds.
+    that another run, or something else, holds; :class:`AccessError` or :class:`StorageError` for one
+    that cannot be written.
     """
     existing = run_dir.identity()
     if existing is not None and new:
@@ -67,7 +70,8 @@ def _create(run_dir: RunDir, config: RunConfig) -> RunIdentity:
             temporary.unlink()
         sync_folder(run_dir.path)
     except OSError as error:
-        raise StorageError(f"cannot write to {run_dir.path}: {error.strerror or error}") from error
+        kind = AccessError if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS} else StorageError
+        raise kind(f"cannot write to {run_dir.path}: {error.strerror or error}") from error
     found = run_dir.identity()
     assert found is not None
     return found

@@ -6,6 +6,7 @@ A progress gets the same events as the file, and decides nothing.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -34,9 +35,9 @@ def peak_memory() -> int:
 
 def duration(seconds: float) -> str:
     """Such as ``45 s``, ``3 min 05 s`` or ``2 h 10 min``."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
+    if minutes < 1:
+        return f"{rest} s"
     if minutes < 60:
         return f"{minutes} min {rest:02d} s"
     return f"{minutes // 60} h {minutes % 60:02d} min"
@@ -142,7 +143,8 @@ class TerminalProgress(Progress):
     def __init__(self, stream: IO[str]) -> None:
         from rich.console import Console
 
-        self._console = Console(file=stream)
+        # Paths and warnings are shown as they are: [x] in one is no markup, :17: no emoji.
+        self._console = Console(file=stream, markup=False, emoji=False)
         self._bar: RichProgress | None = None
         self._task: TaskID | None = None
         self._training = False
@@ -210,6 +212,7 @@ class Silent(Progress):
 
 
 def make_progress(stream: IO[str] | None = None) -> Progress:
-    """A bar where ``stream`` (default: standard error) is a terminal, plain lines elsewhere."""
+    """A bar where ``stream`` (default: standard error) is a terminal that can, plain lines elsewhere."""
     stream = stream or sys.stderr
-    return TerminalProgress(stream) if stream.isatty() else PlainProgress(stream)
+    can = stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+    return TerminalProgress(stream) if can else PlainProgress(stream)

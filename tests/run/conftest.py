@@ -1,0 +1,5 @@
+"""Whole runs on a tiny base."""
+
+from whole_run import base, job
+
+__all__ = ["base", "job"]
