@@ -15,7 +15,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ from transformers.pytorch_utils import Conv1D
 
 from packtrain.config import AdapterConfig
 from packtrain.errors import BugError, ConfigError
+from packtrain.model.parallel import put, whole
 
 PEFT_PREFIX = "base_model.model."
 
@@ -109,33 +110,36 @@ class Adapter:
     randomness: Randomness
     target_modules: list[str]
     """As peft matches them: ends of module paths."""
-    _names: dict[str, nn.Parameter] = field(init=False)
 
-    def __post_init__(self) -> None:
-        self._names = {
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters by the names that they have in peft's file.
+
+        Read from the layers each time: sharding puts other parameters in their place.
+        """
+        return {
             f"{PEFT_PREFIX}{path}.{which}.weight": getattr(layer, which)
             for path, layer in self.layers.items()
             for which in ("lora_A", "lora_B")
         }
 
-    def named_parameters(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters by the names that they have in peft's file."""
-        return self._names
-
     def parameters(self) -> list[nn.Parameter]:
-        return list(self._names.values())
+        return list(self.named_parameters().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """A copy of the weights on the CPU, in fp32, by peft's names."""
-        return {name: weight.detach().to("cpu", copy=True) for name, weight in self._names.items()}
+        """A copy of the weights on the CPU, in fp32, by peft's names. All ranks must ask."""
+        return {
+            name: whole(weight.detach()).to("cpu", copy=True)
+            for name, weight in self.named_parameters().items()
+        }
 
     @torch.no_grad()
     def load(self, tensors: dict[str, Tensor]) -> None:
         """Put back what :meth:`tensors` gave; names and shapes must be the same."""
-        if tensors.keys() != self._names.keys():
-            raise BugError(f"adapter names differ: {sorted(tensors.keys() ^ self._names.keys())[:3]}")
-        for name, weight in self._names.items():
-            weight.copy_(tensors[name])
+        own = self.named_parameters()
+        if tensors.keys() != own.keys():
+            raise BugError(f"adapter names differ: {sorted(tensors.keys() ^ own.keys())[:3]}")
+        for name, weight in own.items():
+            put(weight, tensors[name])
 
     def train(self, training: bool) -> None:
         """Dropout on or off. The frozen base always stays in eval mode."""

@@ -1,0 +1,226 @@
+"""Several processes that train one model: who they are, what they agree on, how the model is spread.
+
+Each rank does the forward and backward passes of its own bins. The loss of a bin is a sum, so the
+gradient of the whole batch is the plain sum over ranks, in whatever way the bins fell to them.
+Where the base fits on every device it stands on all of them and the adapter's gradients are summed
+("data"); else FSDP2 shards each decoder layer, base and adapter in one group ("fsdp"), and over
+several nodes the shards stay within a node (HSDP).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from packtrain.errors import UnavailableError
+
+T = TypeVar("T")
+Mode = Literal["data", "fsdp"]
+
+CPU = torch.device("cpu")
+#: A peer that does not answer for so long is taken for lost.
+TIMEOUT = timedelta(minutes=10)
+#: Seconds for the ranks that are left to say so.
+ROLL_CALL = 3.0
+#: Share of a device's memory that the base may take and still stand on every device.
+WHOLE_BASE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run. Made by torchrun's environment, or a single one."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    local_size: int = 1
+    device: torch.device = CPU
+    control: Any = None
+    """A gloo group for flags and small objects: it never waits for a GPU."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files and events."""
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether ``flag`` is set on any rank; the same answer on all of them."""
+        if self.size == 1:
+            return flag
+        value = torch.tensor([int(flag)])
+        with self._peers("agreeing on a stop"):
+            dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self.control)
+        return bool(value.item())
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """``tensor`` summed over the ranks, in place."""
+        if self.size > 1:
+            with self._peers("adding up"):
+                dist.all_reduce(tensor)
+        return tensor
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Each parameter's gradient becomes the sum over the ranks, in one message.
+
+        A rank without a gradient (it had no bin) adds zeros, so that none is ever left out.
+        """
+        if self.size == 1:
+            return
+        chosen = list(parameters)
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in chosen]
+        flat = torch.cat([grad.reshape(-1) for grad in grads])
+        self.sum(flat)
+        for parameter, grad, part in zip(chosen, grads, flat.split([g.numel() for g in grads]), strict=True):
+            parameter.grad = part.view_as(grad)
+
+    def broadcast(self, value: T) -> T:
+        """Rank 0's ``value``, on every rank (pickled: plain data)."""
+        if self.size == 1:
+            return value
+        box = [value]
+        with self._peers("hearing from rank 0"):
+            dist.broadcast_object_list(box, src=0, group=self.control)
+        return box[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Every rank's ``value``, by rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        box: list[Any] = [None] * self.size
+        with self._peers("gathering"):
+            dist.all_gather_object(box, value, group=self.control)
+        return box
+
+    def main_first(self, work: Callable[[], T]) -> T:
+        """``work`` on the first rank of each node, then on the others, which find its files in caches.
+
+        An error on a first rank is raised there; the others report a lost peer.
+        """
+        if self.local_size == 1:
+            return work()
+        result = work() if self.local_rank == 0 else None
+        self.barrier()
+        return work() if result is None else result
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            with self._peers("waiting"):
+                dist.barrier(group=self.control)
+
+    def missing(self) -> str:
+        """Which ranks are gone: those that do not say in the store, within seconds, that they live.
+
+        (The transport knows only an address; and when one rank dies, all others notice.)
+        """
+        store = dist.distributed_c10d._get_default_store()
+        waited_until = time.monotonic() + ROLL_CALL
+        silent = list(range(self.size))
+        try:
+            store.set(f"packtrain/lives/{self.rank}", "yes")
+            while silent and time.monotonic() < waited_until:
+                silent = [rank for rank in silent if not store.check([f"packtrain/lives/{rank}"])]
+                time.sleep(0.05)
+        except RuntimeError:
+            return "rank 0"  # the store went with it
+        return f"rank {', '.join(map(str, silent))}" if silent else "the connection to its peers"
+
+    @contextmanager
+    def _peers(self, doing: str) -> Iterator[None]:
+        """A lost peer is one sentence and exit code 69, not a stack trace of the transport."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise UnavailableError(
+                f"rank {self.rank} lost {self.missing()} while {doing}: {str(error).splitlines()[0][:200]}",
+                hint="the same command goes on from the last checkpoint",
+            ) from error
+
+
+@contextmanager
+def joined() -> Iterator[World]:
+    """The world that torchrun's environment describes, left at the end; a single process without it."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield World(device=device)
+        return
+    local_rank = int(os.environ["LOCAL_RANK"])
+    if device.type == "cuda":
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+    except (RuntimeError, ValueError) as error:
+        raise UnavailableError(f"the processes did not find each other: {error}") from error
+    try:
+        yield World(
+            dist.get_rank(),
+            dist.get_world_size(),
+            local_rank,
+            int(os.environ["LOCAL_WORLD_SIZE"]),
+            device,
+            control,
+        )
+    finally:
+        dist.destroy_process_group()
+
+
+def choose_mode(world: World, base_bytes: int) -> Mode:
+    """How to spread a base of ``base_bytes``: whole on every device where that leaves room to train."""
+    if world.size == 1 or world.device.type == "cpu":
+        return "data"
+    memory = torch.cuda.get_device_properties(world.device).total_memory
+    return "data" if base_bytes < WHOLE_BASE_SHARE * memory else "fsdp"
+
+
+def shard(loss: nn.Module, layers: Iterable[nn.Module], world: World) -> None:
+    """FSDP2 on ``loss`` (the module around backbone and head): a group a decoder layer, one for the rest.
+
+    Gradients come out summed over the ranks, not averaged. https://arxiv.org/abs/2304.11277 and
+    `torch.distributed.fsdp.fully_shard`; frozen and trainable parameters, of different types, share
+    a group.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    nodes = world.size // world.local_size
+    if nodes > 1 and world.local_size > 1:
+        mesh = init_device_mesh(
+            world.device.type, (nodes, world.local_size), mesh_dim_names=("replicate", "shard")
+        )
+    else:
+        mesh = init_device_mesh(world.device.type, (world.size,))
+    for layer in layers:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(loss, mesh=mesh)
+    for module in loss.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor gathered on every rank (all of them must ask); a plain one as it is."""
+    gather = getattr(tensor, "full_tensor", None)
+    return tensor if gather is None else gather()
+
+
+def put(tensor: Tensor, value: Tensor) -> None:
+    """Copy the whole ``value``, which every rank has, into a tensor that may be sharded."""
+    mesh = getattr(tensor, "device_mesh", None)
+    if mesh is None:
+        tensor.copy_(value)
+        return
+    from torch.distributed.tensor import distribute_tensor
+
+    placements = tensor.placements  # type: ignore[attr-defined]
+    tensor.copy_(distribute_tensor(value.to(tensor.device), mesh, placements, src_data_rank=None))
