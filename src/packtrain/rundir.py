@@ -202,6 +202,13 @@ class EventWriter:
         self.seq += 1
         return event
 
+    def sync(self) -> None:
+        """Have all events so far survive a power cut; in any thread."""
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StorageError(f"cannot write {self.path}: {error.strerror or error}") from error
+
     def close(self) -> None:
         if not self._file.closed:
             os.fsync(self._file.fileno())
@@ -241,6 +248,19 @@ def parse_events(lines: Iterable[str]) -> Iterator[Event]:
             continue
         if event.kind in KINDS:
             yield event
+
+
+def whole_lines(data: bytes) -> dict[tuple[int, int], bytes]:
+    """The lines of an events file that are whole, with their ends, by attempt and seq; the first of each."""
+    lines: dict[tuple[int, int], bytes] = {}
+    for line in data.splitlines(keepends=True):
+        try:
+            event = Event.from_line(line.decode())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue
+        if line.endswith(b"\n"):
+            lines.setdefault((event.attempt, event.seq), line)
+    return lines
 
 
 def history(events: Path | Iterable[Event]) -> list[Event]:

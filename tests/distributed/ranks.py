@@ -27,7 +27,11 @@ class Rank:
 
 
 def run_ranks(
-    function: Callable[..., Any], size: int, *arguments: Any, per_node: int | None = None, timeout: float = 120
+    function: Callable[..., Any],
+    size: int,
+    *arguments: Any,
+    per_node: int | None = None,
+    timeout: float = 120,
 ) -> list[Rank]:
     """``function(*arguments)`` in ``size`` processes; ``per_node`` of them count as one machine.
 
@@ -53,7 +57,9 @@ def run_ranks(
             environment = shared | {"RANK": str(rank), "LOCAL_RANK": str(rank % local_size)}
             with place.with_suffix(".err").open("w") as log:
                 processes.append(
-                    subprocess.Popen([*command, json.dumps(arguments)], env=environment, stdout=log, stderr=log)
+                    subprocess.Popen(
+                        [*command, json.dumps(arguments)], env=environment, stdout=log, stderr=log
+                    )
                 )
         deadline = time.monotonic() + timeout
         for process in processes:

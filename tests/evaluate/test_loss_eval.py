@@ -16,6 +16,7 @@ from packtrain.data.batches import collate
 from packtrain.evaluate.loss import Evaluation, evaluate_loss
 from packtrain.model.adapter import add_adapter
 from packtrain.model.loss import CausalLoss
+from packtrain.model.parallel import World
 
 CPU = torch.device("cpu")
 ROWS = random_rows([9, 30, 17, 12, 25])
@@ -31,7 +32,7 @@ def loss(tmp_path_factory: pytest.TempPathFactory) -> CausalLoss:
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 8])
 def test_is_the_mean_over_all_supervised_tokens(loss: CausalLoss, micro_batch: int) -> None:
-    found = evaluate_loss(loss, ROWS, BINS, micro_batch=micro_batch, device=CPU)
+    found = evaluate_loss(loss, ROWS, BINS, micro_batch=micro_batch, device=CPU, world=World())
     sums, tokens = 0.0, 0
     for row in range(len(ROWS)):
         batch = collate(ROWS, [np.array([row])], [0])
@@ -45,7 +46,13 @@ def test_is_the_mean_over_all_supervised_tokens(loss: CausalLoss, micro_batch: i
 def test_tells_how_far_it_is_and_can_be_stopped(loss: CausalLoss) -> None:
     told: list[tuple[int, int]] = []
     evaluate_loss(
-        loss, ROWS, BINS, micro_batch=2, device=CPU, on_batch=lambda done, total: told.append((done, total))
+        loss,
+        ROWS,
+        BINS,
+        micro_batch=2,
+        device=CPU,
+        world=World(),
+        on_batch=lambda done, total: told.append((done, total)),
     )
     assert told == [(2, 3), (3, 3)]
 
@@ -53,11 +60,11 @@ def test_tells_how_far_it_is_and_can_be_stopped(loss: CausalLoss) -> None:
         raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        evaluate_loss(loss, ROWS, BINS, micro_batch=2, device=CPU, on_batch=stop)
+        evaluate_loss(loss, ROWS, BINS, micro_batch=2, device=CPU, world=World(), on_batch=stop)
 
 
 def test_makes_no_gradients(loss: CausalLoss) -> None:
-    evaluate_loss(loss, ROWS, BINS, micro_batch=2, device=CPU)
+    evaluate_loss(loss, ROWS, BINS, micro_batch=2, device=CPU, world=World())
     assert torch.is_grad_enabled()
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 from standins.bucket import BucketServer, Fault
 from tiny import make_tiny_base
-from whole_run import Ended, Job, facts, make_job, write_rows
+from whole_run import Ended, Job, facts, make_job, packtrain, write_rows
 
 
 def failed(ended: Ended, code: int, *words: str) -> None:
@@ -150,6 +151,39 @@ def test_a_disk_that_cannot_be_written(job: Job, begun: bool) -> None:
         failed(job.train(), 77, str(job.run_dir.path), "Read-only file system")
     finally:
         subprocess.run(["umount", str(job.run_dir.path)], check=True)
+
+
+class TestInside:
+    """Errors of torch, Python and our own making, where training would be."""
+
+    @pytest.fixture
+    def instead(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+        def set_instead(action: Callable[[], object]) -> None:
+            monkeypatch.setattr("packtrain.run.training.make_adapter", lambda session: action())
+
+        return set_instead
+
+    @pytest.mark.parametrize("allocate", [lambda: torch.empty(1 << 50), lambda: bytearray(1 << 60)])
+    def test_out_of_memory(
+        self,
+        job: Job,
+        instead: Callable[[Callable[[], object]], None],
+        allocate: Callable[[], object],
+    ) -> None:
+        instead(allocate)
+        failed(job.train(), 71, "out of memory")
+        assert job.story()[-1].fields["exit_code"] == 71
+
+    def test_a_bug_has_a_stack_trace_and_leaves_the_run_free(
+        self, job: Job, instead: Callable[[Callable[[], object]], None]
+    ) -> None:
+        instead(lambda: int("no number"))
+        ended = packtrain(*job.arguments())
+        assert ended.code == 70
+        assert "Traceback" in ended.err
+        assert "please report it" in ended.err
+        assert (job.story()[-1].kind, job.story()[-1].fields["exit_code"]) == ("end", 70)
+        assert not job.run_dir.lock_file.exists()
 
 
 class TestBucket:

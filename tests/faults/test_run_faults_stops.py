@@ -68,14 +68,19 @@ def ends_as(job: Job, undisturbed: Job) -> None:
     assert ours["tokens"] == theirs["tokens"]
 
 
+def until_stage(process: subprocess.Popen[str], stage: str) -> None:
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith(stage):
+            return
+    raise AssertionError(f"ended with {process.wait()} before {stage}")
+
+
 @pytest.mark.parametrize("number", STOPS)
 @pytest.mark.parametrize("stage", ["getting the tokenizer", "loading"])
 def test_a_stop_while_starting_up(job: Job, number: signal.Signals, stage: str) -> None:
     with job.process() as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if line.startswith(stage):
-                break
+        until_stage(process, stage)
         stop(process, number)
     assert [event.kind for event in job.all_events()] in (["preempted"], ["start", "preempted"])
     assert not job.run_dir.lock_file.exists()
@@ -134,6 +139,42 @@ def test_a_kill_in_training(job: Job, undisturbed: Job, step: int) -> None:
         process.kill()
     ends_as(job, undisturbed)
     assert job.story("start")[-1].fields["resumed_from"] == (None if step == 2 else 8)
+
+
+@pytest.mark.parametrize("stage", ["answering", "writing the adapter", "loading it again"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_cut_after_training(tmp_path: Path, base: Path, stage: str, number: signal.Signals) -> None:
+    prompts = {"prompts": ["Hello?", "And then?"], "max_new_tokens": 64}
+    whole = make_job(tmp_path / "whole", base, evaluate=prompts)
+    whole.done()
+    job = make_job(tmp_path / "job", base, evaluate=prompts)
+    with job.process() as process:
+        until_stage(process, stage)
+        if number == signal.SIGKILL:
+            process.kill()
+            process.wait()
+        else:
+            stop(process, number)
+    assert not job.run_dir.receipt_file.exists()
+    job.done()
+    assert job.weights() == whole.weights()
+    assert len(job.all_events()) == len(whole.all_events()) + (number == signal.SIGTERM) + 1  # a start
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_signals_one_after_the_other(job: Job, undisturbed: Job, number: signal.Signals) -> None:
+    with job.process() as process:
+        job.wait_for("step", 9, process)
+        for _ in range(3):
+            process.send_signal(number)
+            time.sleep(0.002)
+        _, err = process.communicate(timeout=60)
+    # A second Ctrl-C ends at once, without saving.
+    assert process.returncode in ((75, 130) if number == signal.SIGINT else (75,)), err
+    assert "Traceback" not in err
+    assert job.all_events()[-1].kind == "preempted"
+    assert not job.run_dir.lock_file.exists()
+    ends_as(job, undisturbed)
 
 
 def test_two_processes_cannot_write_one_run(job: Job, undisturbed: Job) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import make_tiny_base
 from whole_run import SEVEN, Job, facts, make_job, write_rows
 
 from packtrain.storage.checksums import digests
@@ -65,6 +66,21 @@ def test_the_events_tell_the_whole_story(finished: Job) -> None:
     assert (metrics["base_loss"], metrics["loss"]) == (evals[0].fields["loss"], evals[-1].fields["loss"])
     assert finished.story("start")[0].fields["resumed_from"] is None
     assert finished.story("end")[0].fields["outcome"] == "done"
+
+
+def test_what_the_rows_say_is_nowhere(tmp_path: Path, base: Path) -> None:
+    rows = [row | {"response": row["response"] + " xyzzy"} for row in facts(24)]
+    rows += [{"instruction": "plugh?", "context": "plugh", "response": ""}, rows[0]]
+    job = make_job(tmp_path / "job", base, rows=rows, data={"on_bad_row": "skip"})
+    ended = job.done("-s", f"output.uri={tmp_path / 'out'}")
+    assert "train.jsonl:25" in ended.err
+    written = b"".join(
+        path.read_bytes() for folder in (job.run_dir.path, tmp_path / "out") for path in folder.rglob("*.*")
+    )
+    for word in ("xyzzy", "plugh"):
+        assert word not in ended.out + ended.err
+        assert word.encode() not in written
+    assert b"train.jsonl:25" in written
 
 
 def test_plain_transformers_and_peft_open_the_adapter(finished: Job, base: Path) -> None:
@@ -185,11 +201,19 @@ def test_a_damaged_checkpoint_is_passed_over(job: Job) -> None:
     assert [event.fields["resumed_from"] for event in job.story("start")] == [None, 4]
 
 
-def test_data_that_changed_is_named_when_a_run_goes_on(job: Job) -> None:
+@pytest.mark.parametrize("what", ["training data", "validation data", "base"])
+def test_what_changed_is_named_when_a_run_goes_on(tmp_path: Path, what: str) -> None:
+    folder = make_tiny_base(tmp_path / "base")
+    job = make_job(tmp_path / "job", folder, data={"validation": "held-out.jsonl"})
+    write_rows(job.folder / "held-out.jsonl", facts(4, first=100))
     job.done()
     shutil.rmtree(job.run_dir.adapter)
-    write_rows(job.folder / "train.jsonl", facts(24, first=1))
+    if what == "base":
+        make_tiny_base(folder, seed=1)
+    else:
+        name = "train.jsonl" if what == "training data" else "held-out.jsonl"
+        write_rows(job.folder / name, facts(24, first=200))
     refused = job.train()
     assert refused.code == 78
-    assert "was made with another training data" in refused.err
+    assert f"was made with another {what}" in refused.err
     assert "--new" in refused.err

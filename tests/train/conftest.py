@@ -17,6 +17,7 @@ from packtrain.config import AdapterConfig, TrainConfig
 from packtrain.data.batches import BatchPlan
 from packtrain.model.adapter import add_adapter
 from packtrain.model.loss import CausalLoss
+from packtrain.model.parallel import World
 from packtrain.train.loop import Trainer
 from packtrain.train.optimizer import make_optimizer
 
@@ -44,7 +45,7 @@ def make_trainer(tiny_folder: Path) -> MakeTrainer:
         optimizer = make_optimizer(adapter.parameters(), config)
         device = torch.device("cpu")
         return Trainer(
-            CausalLoss.of(model), adapter, optimizer, rows, bins, plan, config, micro_batch, device
+            CausalLoss.of(model), adapter, optimizer, rows, bins, plan, config, micro_batch, device, World()
         )
 
     return make

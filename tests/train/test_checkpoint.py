@@ -9,18 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoints import make_store, no_warning
 
 from packtrain.errors import ConfigError, StorageError
 from packtrain.train import checkpoint
-from packtrain.train.checkpoint import TrainingState
+from packtrain.train.checkpoint import Snapshot, TrainingState, take_snapshot
 from packtrain.train.loop import Trainer
 
 MakeTrainer = Callable[..., Trainer]
 FINGERPRINT = {"training data": "abc", "base": "def"}
-
-
-def no_warning(message: str) -> None:
-    raise AssertionError(message)
 
 
 def trained(make_trainer: MakeTrainer, steps: int) -> tuple[Trainer, TrainingState]:
@@ -31,8 +28,17 @@ def trained(make_trainer: MakeTrainer, steps: int) -> tuple[Trainer, TrainingSta
     return trainer, state
 
 
+def snap(trainer: Trainer, state: TrainingState) -> Snapshot:
+    return take_snapshot(state, trainer.adapter, trainer.optimizer)
+
+
 def save(folder: Path, trainer: Trainer, state: TrainingState, keep: int = 2) -> Path:
-    return checkpoint.save(folder, state, trainer.adapter, trainer.optimizer, keep)
+    assert make_store(folder, keep=keep).save(snap(trainer, state), wait=True)
+    return folder / f"step-{state.step}"
+
+
+def newest(folder: Path, warn: Callable[[str], None] = no_warning) -> Path | None:
+    return make_store(folder, warn=warn).newest()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
@@ -49,6 +55,25 @@ def test_going_on_from_a_checkpoint_repeats_to_the_bit(
         assert torch.equal(tensor, resumed.adapter.tensors()[name])
 
 
+def test_a_snapshot_is_of_its_moment(make_trainer: MakeTrainer, tmp_path: Path) -> None:
+    trainer, state = trained(make_trainer, 2)
+    taken = snap(trainer, state)
+    trainer.step(3, lambda: False)
+    state.step, state.settings["micro_batch"] = 3, 2
+    assert make_store(tmp_path).save(taken, wait=True)
+    resumed, undisturbed = make_trainer(), trained(make_trainer, 2)[0]
+    checkpoint.restore(tmp_path / "step-2", resumed.adapter, resumed.optimizer, FINGERPRINT)
+    assert checkpoint.read_state(tmp_path / "step-2") == TrainingState(step=2, fingerprint=FINGERPRINT)
+    assert resumed.step(3, lambda: False).loss == undisturbed.step(3, lambda: False).loss
+
+
+def test_one_before_the_first_step_has_moments_of_zero(make_trainer: MakeTrainer) -> None:
+    trainer, state = trained(make_trainer, 0)
+    taken = snap(trainer, state)
+    assert len(taken.moments) == 2 * len(taken.adapter)
+    assert not any(moment.any() for moment in taken.moments.values())
+
+
 def test_the_state_comes_back_as_it_was(make_trainer: MakeTrainer, tmp_path: Path) -> None:
     trainer, state = trained(make_trainer, 1)
     state.loss_sum, state.seconds, state.base_loss = 1 / 3, 0.1, 2.7
@@ -62,8 +87,8 @@ def test_keeps_the_newest(make_trainer: MakeTrainer, tmp_path: Path) -> None:
         state.step = step
         save(tmp_path, trainer, state, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-10", "step-9"]
-    newest = checkpoint.newest(tmp_path, no_warning)
-    assert newest is not None and newest.name == "step-10"
+    found = newest(tmp_path)
+    assert found is not None and found.name == "step-10"
 
 
 @pytest.mark.parametrize("name", [*checkpoint.FILES, checkpoint.COMMIT])
@@ -83,7 +108,7 @@ def test_a_damaged_one_is_passed_over_with_a_warning(
     else:
         damaged.write_bytes(content[:-2] + bytes([content[-2] ^ 1]) + content[-1:])
     warnings: list[str] = []
-    found = checkpoint.newest(tmp_path, warnings.append)
+    found = newest(tmp_path, warnings.append)
     assert found is not None and found.name == "step-1"
     assert len(warnings) == 1 and warnings[0].startswith("checkpoint step-2 is passed over: ")
 
@@ -92,8 +117,8 @@ def test_what_a_killed_save_leaves_does_not_count(make_trainer: MakeTrainer, tmp
     trainer, state = trained(make_trainer, 1)
     path = save(tmp_path, trainer, state)
     path.rename(tmp_path / ".step-1.tmp")
-    assert checkpoint.newest(tmp_path, no_warning) is None
-    assert checkpoint.newest(tmp_path / "nothing", no_warning) is None
+    assert newest(tmp_path) is None
+    assert newest(tmp_path / "nothing") is None
 
 
 @pytest.mark.parametrize("what", ["training data", "base"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from contextlib import suppress
 
 import pytest
@@ -19,6 +20,21 @@ def test_a_signal_is_raised_where_nothing_can_be_lost(number: signal.Signals) ->
     with pytest.raises(PreemptedError, match=f"stopped by {number.name}"), stop, suppress(Exception):
         os.kill(os.getpid(), number)
     assert stop.requested
+
+
+class Dying:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_while_an_object_dies_is_seen_at_the_next_check(capsys: pytest.CaptureFixture[str]) -> None:
+    before = sys.unraisablehook
+    with pytest.raises(PreemptedError), StopRequest() as stop:
+        Dying()
+        assert stop.requested
+        stop.check()
+    assert capsys.readouterr().err == ""
+    assert sys.unraisablehook == before
 
 
 def test_a_signal_is_only_noted_inside_deferred() -> None:

@@ -60,13 +60,17 @@ def test_durations_as_people_say_them(seconds: float, said: str) -> None:
         (event("checkpoint", 4, seconds=0.2), "step 4: checkpoint saved in 0.2 s"),
         (event("warning", message="2 rows are cut"), "warning: 2 rows are cut"),
         (event("start", 5, resumed_from=5), "going on after step 5"),
+        (
+            event("start", rows=14_712, steps=230, device="cpu", dtype="float32", resumed_from=None),
+            "14,712 rows, 230 steps, on cpu in float32",
+        ),
     ],
 )
 def test_a_line_for_an_event(told: Event, line: str) -> None:
     assert (describe(told, 10) or "").endswith(line)
 
 
-@pytest.mark.parametrize("told", [event("start", resumed_from=None), event("end"), event("published")])
+@pytest.mark.parametrize("told", [event("end"), event("published"), event("preempted")])
 def test_events_that_say_nothing_to_a_person(told: Event) -> None:
     assert describe(told, 10) is None
 

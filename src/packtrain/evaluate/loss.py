@@ -12,6 +12,7 @@ import torch
 from packtrain.data.batches import collate
 from packtrain.data.tokenized import TokenizedRows
 from packtrain.model.loss import CausalLoss
+from packtrain.model.parallel import World
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,24 @@ def evaluate_loss(
     *,
     micro_batch: int,
     device: torch.device,
+    world: World,
     on_batch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Over all ``bins`` of ``rows``, ``micro_batch`` bins at a time.
+    """Over all ``bins`` of ``rows``, ``micro_batch`` bins at a time on each rank; all get the result.
 
-    ``on_batch(bins done, bins in all)`` is called after each; it may raise to stop.
+    ``on_batch(bins done, bins in all)`` is called after each turn, as often on every rank; it may
+    raise to stop.
     """
-    total, tokens = 0.0, 0
-    for start in range(0, len(bins), micro_batch):
-        ids = range(start, min(start + micro_batch, len(bins)))
-        batch = collate(rows, bins, ids).to(device)
-        total += float(loss(batch))
-        tokens += len(batch.targets)
+    sums = torch.zeros(2, dtype=torch.float64)
+    each = micro_batch * world.size
+    for start in range(0, len(bins), each):
+        ids = range(start, min(start + each, len(bins)))
+        own = ids[world.rank :: world.size]
+        # A rank without a bin of its own still takes part: the others may need its shards.
+        batch = collate(rows, bins, own or ids[:1]).to(device)
+        total = float(loss(batch))
+        if own:
+            sums += torch.tensor([total, len(batch.targets)], dtype=torch.float64)
         on_batch(ids.stop, len(bins))
-    return Evaluation(total / max(1, tokens), tokens)
+    total, tokens = world.sum(sums.to(device)).tolist()
+    return Evaluation(total / max(1, tokens), int(tokens))

@@ -35,7 +35,7 @@ def save_adapter(session: Session, fit: Fit, made: list[Answer]) -> Receipt:
     config, state, adapter = fit.config, fit.state, fit.adapter
     folder = session.run_dir.adapter
     result = score(made)
-    session.progress.stage("writing the adapter")
+    session.stage("writing the adapter")
     tensors = adapter.tensors()
     write_adapter(
         folder,
@@ -49,7 +49,7 @@ def save_adapter(session: Session, fit: Fit, made: list[Answer]) -> Receipt:
         card=_card(session, fit, result),
         training=_training_facts(fit),
     )
-    session.progress.stage("loading it again with peft and comparing")
+    session.stage("loading it again with peft and comparing")
     with plain_attention(fit.model):
         sample, logits = _sample(fit)
         adapter.remove(fit.model)

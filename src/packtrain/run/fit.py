@@ -15,6 +15,7 @@ from packtrain.data.chat import template_text
 from packtrain.data.prepare import PreparedData, prepare
 from packtrain.model.adapter import Adapter, add_adapter, checkpoint_activations
 from packtrain.model.loss import CausalLoss, check_against_model
+from packtrain.model.parallel import World
 from packtrain.model.weights import BaseFiles, load_model, load_tokenizer, resolve_base
 from packtrain.run.settings import (
     base_fingerprint,
@@ -75,24 +76,23 @@ def set_up(session: Session) -> Fit:
     state.settings = settings
 
     # The tokenizer comes first, the weights later: bad data is found before gigabytes are loaded.
-    show = session.progress
-    show.stage(f"getting the tokenizer of {config.model.source}")
+    session.stage(f"getting the tokenizer of {config.model.source}")
     template = template_text(config.model.chat_template)
-    base = resolve_base(config.model, weights=False, on_progress=show.stage)
+    base = resolve_base(config.model, weights=False, on_progress=session.stage)
     tokenizer = load_tokenizer(base, config.model)
-    show.stage("reading the data")
+    session.stage("reading the data")
     data = prepare(
         config.data,
         tokenizer,
         chat_template=template,
         seed=config.train.seed,
-        on_progress=lambda rows: show.tick(rows, None),
+        on_progress=lambda rows: session.progress.tick(rows, None),
     )
     data_revision = data.report.sources["train"]["revision"] or config.data.revision
     config = session.write_config(config, base.revision or config.model.revision, data_revision, settings)
 
-    show.stage(f"loading {config.model.source}")
-    base = resolve_base(config.model, on_progress=show.stage)
+    session.stage(f"loading {config.model.source}")
+    base = resolve_base(config.model, on_progress=session.stage)
     model = load_model(base, config.model, device=device, dtype=dtype)
     adapter = add_adapter(model, config.adapter, config.train.seed)
     if settings["activation_checkpointing"]:
@@ -104,6 +104,7 @@ def set_up(session: Session) -> Fit:
     optimizer = make_optimizer(adapter.parameters(), config.train)
     fingerprint = {
         "training data": data.train.fingerprint,
+        "validation data": data.validation.fingerprint if data.validation is not None else None,
         "base": base_fingerprint(base.folder),
         "adapter": {name: list(weight.shape) for name, weight in adapter.named_parameters().items()},
     }
@@ -126,7 +127,16 @@ def set_up(session: Session) -> Fit:
         model=model,
         data=data,
         trainer=Trainer(
-            loss, adapter, optimizer, data.train, bins, plan, config.train, settings["micro_batch"], device
+            loss,
+            adapter,
+            optimizer,
+            data.train,
+            bins,
+            plan,
+            config.train,
+            settings["micro_batch"],
+            device,
+            World(device=device),
         ),
         state=state,
         schedule=make_schedule(

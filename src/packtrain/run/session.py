@@ -58,6 +58,11 @@ class Session:
     def emit(self, kind: Kind, step: int, **fields: Any) -> None:
         self.progress.event(self.events.write(kind, step, **fields))
 
+    def stage(self, text: str) -> None:
+        """A new piece of work begins, unless a stop was asked for."""
+        self.stop.check()
+        self.progress.stage(text)
+
     def warn(self, message: str, step: int = 0) -> None:
         self.emit("warning", step, message=message)
 
@@ -130,7 +135,6 @@ def run(
                 receipt = make_adapter(session)
             else:
                 session.emit("start", receipt.steps, run_id=identity.run_id, resumed_from=receipt.steps)
-            stop.check()
             _publish(session, receipt)
             session.emit("end", receipt.steps, outcome="done", exit_code=0)
         return Outcome(run_dir.path, receipt, config.output.uri, already=False)
@@ -159,7 +163,7 @@ def _publish(session: Session, receipt: Receipt) -> None:
     uri = session.run_file.config.output.uri
     if uri is None:
         return
-    session.progress.stage(f"publishing to {uri}")
+    session.stage(f"publishing to {uri}")
     started = time.monotonic()
     files = {name: session.run_dir.adapter / name for name in receipt.files}
     done: dict[str, int] = {}
@@ -182,7 +186,7 @@ def _last_event(session: Session) -> Iterator[None]:
     """However an attempt ends, its last event says how."""
     try:
         yield
-    except (StopNow, PreemptedError) as error:
+    except (StopNow, KeyboardInterrupt, PreemptedError) as error:
         session.stop.ignore()
         told = error if isinstance(error, PreemptedError) else session.stop.error()
         session.emit("preempted", _last_step(session), signal=session.stop.signal or "", message=str(told))

@@ -119,6 +119,7 @@ def _evaluate(session: Session, fit: Fit) -> Evaluation:
         fit.data.validation_bins,
         micro_batch=fit.trainer.micro_batch,
         device=fit.trainer.device,
+        world=fit.trainer.world,
         on_batch=on_batch,
     )
 
@@ -127,7 +128,7 @@ def _answer(session: Session, fit: Fit) -> list[Answer]:
     prompts = fit.config.evaluate.prompts
     if not prompts:
         return []
-    session.progress.stage("answering the prompts, before and after")
+    session.stage("answering the prompts, before and after")
     return answers(
         fit.model,
         fit.tokenizer,

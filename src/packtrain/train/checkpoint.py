@@ -1,156 +1,324 @@
-"""Checkpoints: the state after a completed optimizer step, complete or not there.
+"""The checkpoints of a run: written beside training, copied to the bucket, and the newest found again.
 
-``step-N/`` holds the adapter and the optimizer as safetensors, and ``state.json``. It is written
-under a temporary name, and ``commit.json``, with the digests of the others, is written last; a
-folder without a matching one does not count. Old ones go only after a new one is complete.
+One thread writes to the disk, another copies complete checkpoints to the bucket; training only
+waits where it says so. A disk that is full or a bucket that is away ends nothing as long as training
+can go on: it is said once, and tried again. Old checkpoints go only after a new one is complete.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import re
 import shutil
+import threading
+import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
-from packtrain.errors import ConfigError, StorageError
+from packtrain.errors import StorageError
 from packtrain.model.adapter import Adapter
-from packtrain.rundir import sync_folder, write_atomically
-from packtrain.storage.checksums import digests
+from packtrain.storage import Storage
+from packtrain.train.background import Outage, Worker
+from packtrain.train.checkpoint_files import (
+    COMMIT,
+    FILES,
+    Commit,
+    Snapshot,
+    TrainingState,
+    commits,
+    damage,
+    prune,
+    read_state,
+    restore,
+    take_snapshot,
+    write,
+)
+from packtrain.train.checkpoint_remote import GivenUp, RemoteCheckpoints, prune_quietly
 
-VERSION = 1
-FILES = ("adapter.safetensors", "optimizer.safetensors", "state.json")
-COMMIT = "commit.json"
-_MOMENTS = ("exp_avg", "exp_avg_sq")
+__all__ = [
+    "COMMIT",
+    "FILES",
+    "CheckpointStore",
+    "Saved",
+    "Snapshot",
+    "TrainingState",
+    "newest",
+    "read_state",
+    "restore",
+    "save",
+    "take_snapshot",
+]
 
 
-@dataclass
-class TrainingState:
-    """What training has come to; all that it needs besides adapter and optimizer to go on."""
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that is complete: on the disk, or (``mirrored``) in the bucket too."""
 
-    step: int = 0
-    """Completed optimizer steps."""
-    evaluated: int = -1
-    """The last step that was evaluated; 0 is the base."""
-    base_loss: float | None = None
-    loss: float | None = None
-    """The newest validation losses, nats a token."""
-    tokens: int = 0
-    supervised_tokens: int = 0
-    loss_sum: float = 0.0
-    """Over all supervised tokens so far."""
-    seconds: float = 0.0
-    """Of training, over all attempts."""
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-    """Data, base and adapter: a checkpoint fits only the same ones."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """What `auto` became (micro-batch, threads, …), used again on resume."""
+    step: int
+    seconds: float
+    """That writing, or copying, took beside training."""
+    bytes: int
+    mirrored: bool
+
+
+class CheckpointStore:
+    """For one attempt, in its process that writes. All methods are called by the training thread.
+
+    ``token()`` gives the run's fencing token and may raise ConflictError where its lock is lost.
+    ``sync_events`` has the events so far on the disk, and ``mirror_events`` in the bucket, when it
+    returns; they are called before a checkpoint counts there, in another thread, so that no
+    checkpoint is newer than the story of how it came about. ``warn`` is called only by
+    :meth:`newest`, :meth:`poll` and :meth:`close`.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keep: int,
+        attempt: int,
+        warn: Callable[[str], None],
+        token: Callable[[], int] = lambda: 0,
+        remote: Storage | None = None,
+        sync_events: Callable[[], None] = lambda: None,
+        mirror_events: Callable[[], None] = lambda: None,
+        retry_delay: float = 5.0,
+    ) -> None:
+        self.folder, self.keep, self.attempt = folder, keep, attempt
+        self._warn, self._token = warn, token
+        self._sync_events, self._mirror_events = sync_events, mirror_events
+        self._executor = ThreadPoolExecutor(1, "packtrain-checkpoint")
+        self._writing: Future[Commit] | None = None
+        self._disk = Outage("saving failed", "training goes on", "checkpoints are written again")
+        self._mutex = threading.Lock()
+        self._saved: list[Saved] = []
+        self._unwanted: set[str] = set()
+        self._to_mirror: Commit | None = None
+        self._mirroring: Commit | None = None
+        self._urgent = False
+        self._write_seconds: float | None = None
+        self._mirror_seconds = 0.0
+        self.seconds_blocked = 0.0
+        """Of the training thread, by snapshots and saves, in this attempt."""
+        self._remote = RemoteCheckpoints(remote) if remote is not None else None
+        self._worker: Worker | None = None
+        if remote is not None:
+            self._bucket = Outage(
+                f"checkpoints are not copied to {remote.uri}",
+                "training goes on, and it is tried again",
+                f"checkpoints are copied to {remote.uri} again",
+            )
+            self._worker = Worker("mirror", self._mirror, self._bucket, first_delay=retry_delay)
 
     @property
-    def train_loss(self) -> float:
-        """Mean over all supervised tokens so far."""
-        return self.loss_sum / max(1, self.supervised_tokens)
+    def ready(self) -> bool:
+        """Whether a save would begin at once; ask before a snapshot is taken."""
+        return self._writing is None or self._writing.done()
+
+    @property
+    def last_seconds(self) -> float | None:
+        """From a state to a checkpoint that survives this machine, measured at the last; None before."""
+        return None if self._write_seconds is None else self._write_seconds + self._mirror_seconds
+
+    def fits_grace(self, seconds: float) -> bool:
+        """Whether a save like the last one would end within ``seconds``, with a fifth to spare."""
+        return self.last_seconds is None or self.last_seconds <= 0.8 * seconds
+
+    def save(self, snapshot: Snapshot, *, wait: bool) -> bool:
+        """Begin to write. False, and nothing is done, while the last is still being written.
+
+        ``wait``: wait for that one and for this one, and raise :class:`StorageError` where it fails;
+        without it a failure is a warning of :meth:`poll`. The copy in the bucket is waited for in
+        :meth:`close`.
+        """
+        started = time.monotonic()
+        try:
+            if not wait and not self.ready:
+                return False
+            self._urgent = wait
+            self._collect()
+            self._writing = self._executor.submit(self._write, snapshot)
+            if wait:
+                writing, self._writing = self._writing, None
+                writing.result()
+            return True
+        finally:
+            self.seconds_blocked += snapshot.seconds + time.monotonic() - started
+
+    def poll(self) -> list[Saved]:
+        """What has been completed since the last call, in order; warnings are given on the way.
+
+        Errors: :class:`ConflictError` where another process writes this run.
+        """
+        if self.ready:
+            self._collect()
+        if self._worker is not None:
+            self._worker.check()
+        self._tell()
+        with self._mutex:
+            saved, self._saved = self._saved, []
+        return saved
+
+    def newest(self) -> Path | None:
+        """The highest committed checkpoint, of the disk and the bucket; it is on the disk then.
+
+        A damaged one is passed over with a warning for the one before. Call it before the first save.
+        Errors: those of :class:`Storage`: a bucket that cannot be asked may hold a newer one.
+        """
+        for left in self.folder.glob(".step-*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)  # of a save that was killed
+        local, bad = commits(self.folder)
+        remote = self._remote.commits() if self._remote is not None else []
+        here, there = {one.order: one for one in local}, {one.order: one for one in remote}
+        picked: Commit | None = None
+        for order in sorted(here.keys() | there.keys(), reverse=True):
+            problem = self._bring(here.get(order), there.get(order))
+            if problem is None:
+                picked = here.get(order) or there[order]
+                break
+            name = f"step-{order[-1]}"
+            self._unwanted.add(name)
+            self._warn(f"checkpoint {name} is passed over: {problem}")
+        for name, problem in bad.items():
+            if picked is None or (name != picked.name and int(name.partition("-")[2]) > picked.step):
+                self._warn(f"checkpoint {name} is passed over: {problem}")
+        if picked is not None and self._worker is not None and picked.order not in there:
+            self._to_mirror = picked
+            self._worker.wake()
+        return self.folder / picked.name if picked is not None else None
+
+    def _bring(self, here: Commit | None, there: Commit | None) -> str | None:
+        """Have one checkpoint whole on the disk, or say what is wrong with it."""
+        problems = []
+        if here is not None:
+            problem = damage(self.folder / here.name, here)
+            if problem is None:
+                return None
+            problems.append(problem)
+        if there is not None:
+            assert self._remote is not None
+            problem = self._remote.get(there, self.folder)
+            if problem is None:
+                return None
+            problems.append(f"in {self._remote.storage.uri} {problem}")
+        return ", and ".join(problems)
+
+    def close(self, *, wait_for_mirror: bool, timeout: float) -> bool:
+        """End the threads; whether all that was saved is in the bucket too (True without one).
+
+        ``timeout``: seconds for the bucket at most. What is being written to the disk is waited for.
+        """
+        started = time.monotonic()
+        try:
+            self._collect()
+        finally:
+            self._executor.shutdown()
+        whole = True
+        if self._worker is not None:
+            if wait_for_mirror:
+                self._urgent = True
+                self._worker.wait(timeout)
+            with self._mutex:
+                whole = self._to_mirror is None
+            self._worker.stop(max(0.0, timeout - (time.monotonic() - started)) if wait_for_mirror else 0.0)
+        self._tell()
+        return whole
+
+    def _collect(self) -> None:
+        """Wait for the write that is under way. A full disk is noted; a lost lock is raised."""
+        writing, self._writing = self._writing, None
+        if writing is None:
+            return
+        try:
+            writing.result()
+        except StorageError as error:
+            # The step in it makes no other cause; safetensors, Python and ours tell of one in other words.
+            full = "No space left" in str(error)
+            self._disk.failed("full" if full else re.sub(r"\d+", "", str(error)), str(error))
+        else:
+            self._disk.worked()
+
+    def _write(self, snapshot: Snapshot) -> Commit:
+        started = time.monotonic()
+
+        def token() -> int:
+            self._sync_events()
+            return self._token()
+
+        commit = write(self.folder, snapshot, attempt=self.attempt, token=token)
+        seconds = time.monotonic() - started
+        with self._mutex:
+            self._write_seconds = snapshot.seconds + seconds
+            self._saved.append(Saved(commit.step, seconds, commit.size, mirrored=False))
+            self._unwanted.discard(commit.name)
+            if self._remote is not None:
+                self._to_mirror = commit
+            busy = {one.name for one in (self._mirroring, self._to_mirror) if one is not None}
+            unwanted = frozenset(self._unwanted)
+        if self._worker is not None:
+            self._worker.wake()
+        prune(self.folder, self.keep, unwanted, frozenset(busy))
+        return commit
+
+    def _mirror(self) -> None:
+        """Copy the newest to the bucket, and what became the newest meanwhile."""
+        assert self._remote is not None
+        while True:
+            with self._mutex:
+                self._mirroring = commit = self._to_mirror
+            if commit is None:
+                return
+            started = time.monotonic()
+            try:
+                self._put(self._remote, commit)
+            except GivenUp:
+                continue
+            finally:
+                with self._mutex:
+                    self._mirroring = None
+            seconds = time.monotonic() - started
+            with self._mutex:
+                self._mirror_seconds = seconds
+                self._saved.append(Saved(commit.step, seconds, commit.size, mirrored=True))
+                if self._to_mirror is commit:
+                    self._to_mirror = None
+                unwanted = frozenset(self._unwanted)
+            prune_quietly(self._remote, self.keep, unwanted - {commit.name})
+
+    def _put(self, remote: RemoteCheckpoints, commit: Commit) -> None:
+        def before_commit() -> None:
+            self._mirror_events()
+            self._token()
+
+        remote.put(
+            self.folder / commit.name,
+            commit,
+            writer=(self.attempt, self._token()),
+            before_commit=before_commit,
+            # A slow bucket would never get one whole if each were given up for the next.
+            give_up=lambda: self._urgent and self._to_mirror is not commit,
+        )
+
+    def _tell(self) -> None:
+        for message in self._disk.take():
+            self._warn(message)
+        if self._worker is not None:
+            for message in self._bucket.take():
+                self._warn(message)
+
+
+def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
+    """The newest complete checkpoint in ``folder``; a damaged one is passed over with a warning."""
+    return CheckpointStore(folder, keep=1, attempt=0, warn=warn).newest()
 
 
 def save(
     folder: Path, state: TrainingState, adapter: Adapter, optimizer: torch.optim.Optimizer, keep: int
 ) -> Path:
     """Write ``folder/step-N``, complete, and drop all but the newest ``keep``."""
-    target = folder / f"step-{state.step}"
-    temporary = folder / f".step-{state.step}.tmp"
-    try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(adapter.tensors(), temporary / FILES[0])
-        save_file(_moments(adapter, optimizer), temporary / FILES[1])
-        content = {"version": VERSION, **asdict(state)}
-        (temporary / FILES[2]).write_text(json.dumps(content, indent=1) + "\n")
-        for name in FILES:
-            with (temporary / name).open("rb") as file:
-                os.fsync(file.fileno())
-        commit = {name: digests(temporary / name)[:2] for name in FILES}
-        write_atomically(temporary / COMMIT, json.dumps(commit).encode())
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        sync_folder(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise StorageError(
-            f"cannot write the checkpoint {target}: {error}",
-            hint="is the disk full? the run goes on from the last one",
-        ) from error
-    for old in _by_step(folder)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
-    return target
-
-
-def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest complete checkpoint; a damaged one is passed over with a warning."""
-    for path in _by_step(folder):
-        problem = _damage(path)
-        if problem is None:
-            return path
-        warn(f"checkpoint {path.name} is passed over: {problem}")
-    return None
-
-
-def read_state(path: Path) -> TrainingState:
-    content = json.loads((path / FILES[2]).read_text())
-    if content.pop("version") != VERSION:
-        raise ConfigError(f"{path}: was written by another version of packtrain")
-    return TrainingState(**content)
-
-
-def restore(
-    path: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, fingerprint: dict[str, Any]
-) -> None:
-    """Put adapter and optimizer back. Errors: :class:`ConfigError` naming what is another."""
-    state = read_state(path)
-    for what, value in fingerprint.items():
-        if state.fingerprint.get(what) != value:
-            raise ConfigError(
-                f"{path}: was made with another {what} ({state.fingerprint.get(what)} then, {value} now)",
-                hint="--new starts another run under this name",
-            )
-    adapter.load(load_file(path / FILES[0]))
-    moments = load_file(path / FILES[1])
-    for name, parameter in adapter.named_parameters().items():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(state.step), device=parameter.device),
-            **{moment: moments[f"{moment}:{name}"].to(parameter.device) for moment in _MOMENTS},
-        }
-
-
-def _moments(adapter: Adapter, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    return {
-        f"{moment}:{name}": optimizer.state[parameter][moment].to("cpu", copy=True)
-        if parameter in optimizer.state
-        else torch.zeros_like(parameter, device="cpu")
-        for name, parameter in adapter.named_parameters().items()
-        for moment in _MOMENTS
-    }
-
-
-def _by_step(folder: Path) -> list[Path]:
-    """Newest first."""
-    found = [path for path in folder.glob("step-*") if path.name[5:].isdigit()]
-    return sorted(found, key=lambda path: int(path.name[5:]), reverse=True)
-
-
-def _damage(path: Path) -> str | None:
-    try:
-        commit = json.loads((path / COMMIT).read_text())
-        for name in FILES:
-            if list(digests(path / name)[:2]) != commit[name]:
-                return f"{name} is not what was written"
-    except FileNotFoundError as error:
-        return f"{Path(str(error.filename)).name} is missing"
-    except (OSError, ValueError, KeyError) as error:
-        return f"it cannot be read ({error})"
-    return None
+    commit = write(folder, take_snapshot(state, adapter, optimizer), attempt=0, token=lambda: 0)
+    prune(folder, keep)
+    return folder / commit.name

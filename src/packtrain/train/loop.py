@@ -1,7 +1,7 @@
 """The training loop: batches in, optimizer steps out, and something to report after each.
 
 A step's gradient is that of the mean loss over the supervised tokens of the whole batch, the
-same for every split into micro-batches. A step is done or not done: a stop in the middle of
+same for every split into micro-batches and over ranks. A step is done or not done: a stop in the middle of
 accumulation drops what was accumulated.
 """
 
@@ -22,6 +22,7 @@ from packtrain.data.tokenized import TokenizedRows
 from packtrain.errors import DivergedError
 from packtrain.model.adapter import Adapter
 from packtrain.model.loss import CausalLoss
+from packtrain.model.parallel import World, whole
 from packtrain.train.checkpoint import TrainingState
 from packtrain.train.optimizer import learning_rate
 
@@ -61,36 +62,45 @@ class Trainer:
     config: TrainConfig
     micro_batch: int
     device: torch.device
+    world: World
+    sharded: bool = False
+    """Whether FSDP2 spreads the model, and adds up the gradients by itself."""
 
     def step(self, step: int, should_stop: Callable[[], bool]) -> StepResult:
-        """Do optimizer step ``step`` (1 … plan.steps).
+        """Do optimizer step ``step`` (1 … plan.steps), this rank's part of it.
 
-        Errors: :class:`StopBetweenSteps` when ``should_stop()`` says so between micro-batches;
-        :class:`DivergedError` for a loss or gradient that is not finite, before any weight changes.
+        Errors: :class:`StopBetweenSteps` when ``should_stop()`` says so, on all ranks alike, between
+        micro-batches; :class:`DivergedError` for a loss or gradient that is not finite, before any
+        weight changes.
         """
         started = time.perf_counter()
-        batches = self.micro_batches(step)
-        supervised = sum(len(batch.targets) for batch in batches)
+        batches, turns = self.micro_batches(step)
+        bin_ids = self.plan.batch(step)
+        rows = np.concatenate([self.bins[bin_id] for bin_id in bin_ids])
+        supervised, tokens = int(self.rows.targets[rows].sum()), int(self.rows.lengths[rows].sum())
         total = torch.zeros((), device=self.device)
         self.adapter.train(True)
-        for batch in batches:
+        for turn in range(turns):
             if should_stop():
                 self.optimizer.zero_grad(set_to_none=True)
                 raise StopBetweenSteps
-            self.adapter.randomness.step = step
-            self.adapter.randomness.bins = batch.bins
-            on_device = batch.to(self.device)
-            loss = self.loss(on_device)
-            (loss / supervised).backward()
-            total += loss.detach()
+            if turn < len(batches):
+                total += self._backward(step, batches[turn], supervised)
+            elif self.sharded:
+                # The others need this rank's shards for their turn; its own adds nothing.
+                idle = collate(self.rows, self.bins, bin_ids[:1])
+                self._backward(step, idle, supervised, weight=0.0)
         self.adapter.train(False)
-        norm = torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.max_grad_norm)
+        self.world.sum(total)
+        if not self.sharded:
+            self.world.sum_gradients(self.adapter.parameters())
+        norm = whole(torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.max_grad_norm))
         mean, grad_norm = float(total) / supervised, float(norm)
         if not (math.isfinite(mean) and math.isfinite(grad_norm)):
             self.optimizer.zero_grad(set_to_none=True)
             raise DivergedError(
                 f"step {step}: the {'loss' if not math.isfinite(mean) else 'gradient'} is not finite "
-                f"(loss {mean}, gradient norm {grad_norm}); rows of this batch: {self._places(batches)}",
+                f"(loss {mean}, gradient norm {grad_norm}); rows of this batch: {self._places(rows)}",
                 hint="lower train.learning_rate, or look at these rows with packtrain data",
             )
         rate = learning_rate(step, self.plan.steps, self.config)
@@ -98,15 +108,25 @@ class Trainer:
             group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        tokens = sum(len(batch.input_ids) for batch in batches)
         return StepResult(step, mean, tokens, supervised, rate, grad_norm, time.perf_counter() - started)
 
-    def micro_batches(self, step: int) -> list[MicroBatch]:
-        bin_ids = self.plan.batch(step)
-        return [collate(self.rows, self.bins, ids) for ids in micro_batches(bin_ids, self.micro_batch)]
+    def _backward(self, step: int, batch: MicroBatch, supervised: int, weight: float = 1.0) -> torch.Tensor:
+        """Add a micro-batch's part of the gradient; the sum of its losses."""
+        self.adapter.randomness.step = step
+        self.adapter.randomness.bins = batch.bins
+        loss: torch.Tensor = self.loss(batch.to(self.device))
+        (loss * (weight / supervised)).backward()
+        return loss.detach()
 
-    def _places(self, batches: list[MicroBatch]) -> str:
-        rows = np.concatenate([batch.rows for batch in batches])
+    def micro_batches(self, step: int) -> tuple[list[MicroBatch], int]:
+        """This rank's micro-batches, and how many turns the rank with the most has."""
+        bin_ids = self.plan.batch(step)
+        own = bin_ids[self.world.rank :: self.world.size]
+        most = -(-len(bin_ids) // self.world.size)
+        batches = [collate(self.rows, self.bins, ids) for ids in micro_batches(own, self.micro_batch)]
+        return batches, -(-most // self.micro_batch)
+
+    def _places(self, rows: npt.NDArray[np.int64]) -> str:
         places = [self.rows.places[row] for row in rows]
         return ", ".join(places[:20]) + (f" and {len(places) - 20} more" if len(places) > 20 else "")
 

@@ -9,6 +9,7 @@ save. A second Ctrl-C always ends at once.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ class StopRequest:
         self._deferred = 0
         self._interrupts = 0
         self._old: dict[int, Any] = {}
+        self._old_hook = sys.unraisablehook
         self.signal: str | None = None
 
     @property
@@ -75,7 +77,13 @@ class StopRequest:
         if not self._deferred:
             self.check()
 
+    def _unraisable(self, ignored: sys.UnraisableHookArgs) -> None:
+        """Python drops what is raised in a ``__del__``: then the next :meth:`check` stops the run."""
+        if not isinstance(ignored.exc_value, StopNow):
+            self._old_hook(ignored)
+
     def __enter__(self) -> StopRequest:
+        self._old_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.signal(number, self._handle)
@@ -87,5 +95,6 @@ class StopRequest:
         for number, old in self._old.items():
             signal.signal(number, old)
         self._old.clear()
+        sys.unraisablehook = self._old_hook
         if isinstance(error, StopNow):
             raise self.error() from error

@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from packtrain.rundir import Event
 
@@ -47,8 +47,9 @@ def describe(event: Event, steps: int) -> str | None:
     """One line about an event, or None for one that says nothing to a person."""
     data = event.fields
     match event.kind:
-        case "start" if data.get("resumed_from"):
-            return f"going on after step {data['resumed_from']}"
+        case "start":
+            after = data.get("resumed_from")
+            return f"going on after step {after}" if after else _setting(data)
         case "step":
             return (
                 f"step {event.step}/{steps}  loss {float(data['loss']):.4f}  "
@@ -65,6 +66,10 @@ def describe(event: Event, steps: int) -> str | None:
             return f"warning: {data['message']}"
         case _:
             return None
+
+
+def _setting(start: dict[str, Any]) -> str:
+    return f"{start['rows']:,} rows, {start['steps']:,} steps, on {start['device']} in {start['dtype']}"
 
 
 class Progress(ABC):

@@ -1,0 +1,26 @@
+"""Calls ``supervise`` with stand-in ranks: ``supervise.py FOLDER ENGINE GRACE BEHAVIOUR…``, one for each rank.
+
+Writes what ``on_end`` got to ``FOLDER/end``.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import cast
+
+from packtrain.run.launch import Engine
+from packtrain.run.supervisor import supervise
+
+folder, engine, grace, *behaviours = sys.argv[1:]
+sys.exit(
+    supervise(
+        [folder, *behaviours],
+        processes=len(behaviours) // int(os.environ.get("PACKTRAIN_NODES", "1")),
+        grace=float(grace),
+        worker=[sys.executable, str(Path(__file__).with_name("worker.py"))],
+        engine=cast(Engine, engine),
+        on_end=lambda exit_code, cause: (Path(folder) / "end").write_text(f"{exit_code} {cause}") and None,
+    )
+)
