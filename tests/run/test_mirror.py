@@ -120,7 +120,7 @@ def test_a_pointer_that_says_nothing_is_told(
 def test_a_pointer_to_nothing_is_told(runs: GcsStorage, bucket_server: BucketServer) -> None:  # noqa: F811
     claim_run(runs, ONE)
     runs.delete("RUN1/run.json")
-    with pytest.raises(StorageError, match="RUN1/run.json: is missing"):
+    with pytest.raises(StorageError, match=r"RUN1/run\.json: is missing"):
         find_run(runs)
     bucket_server.put(f"{RUNS}/RUN1/run.json", b"torn")
     with pytest.raises(StorageError, match="is not a run's identity"):

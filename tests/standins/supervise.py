@@ -1,4 +1,4 @@
-"""Calls ``supervise`` with stand-in ranks: ``supervise.py FOLDER ENGINE GRACE BEHAVIOUR…``, one for each rank.
+"""Calls ``supervise`` with stand-in ranks: ``supervise.py FOLDER ENGINE GRACE BEHAVIOUR…``.
 
 Writes what ``on_end`` got to ``FOLDER/end``.
 """
@@ -13,6 +13,11 @@ from typing import cast
 from packtrain.run.launch import Engine
 from packtrain.run.supervisor import supervise
 
+
+def note_end(exit_code: int, cause: str) -> None:
+    (Path(folder) / "end").write_text(f"{exit_code} {cause}")
+
+
 folder, engine, grace, *behaviours = sys.argv[1:]
 sys.exit(
     supervise(
@@ -21,6 +26,6 @@ sys.exit(
         grace=float(grace),
         worker=[sys.executable, str(Path(__file__).with_name("worker.py"))],
         engine=cast(Engine, engine),
-        on_end=lambda exit_code, cause: (Path(folder) / "end").write_text(f"{exit_code} {cause}") and None,
+        on_end=note_end,
     )
 )

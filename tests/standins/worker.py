@@ -26,7 +26,7 @@ def end(exit_code: int, message: str) -> None:
     sys.exit(exit_code)
 
 
-def main() -> None:
+def main() -> None:  # noqa: PLR0912  (a list of behaviours)
     folder, behaviour = Path(sys.argv[1]), sys.argv[2 + RANK]
     kind, _, detail = behaviour.partition(":")
 

@@ -22,6 +22,10 @@ def remote(bucket_server: BucketServer) -> Iterator[GcsStorage]:  # noqa: F811
     storage.close()
 
 
+def wait_for(gate: threading.Event) -> None:
+    assert gate.wait(20)
+
+
 def save(store: CheckpointStore, *steps: int, size: int = 64) -> None:
     """Each in the bucket before the next."""
     for step in steps:
@@ -132,7 +136,7 @@ def test_what_was_superseded_before_its_turn_is_dropped(
     bucket_server: BucketServer,  # noqa: F811
 ) -> None:
     gate = threading.Event()
-    bucket_server.faults.add("GET", "checkpoints", Fault(before=lambda: gate.wait(20) and None))
+    bucket_server.faults.add("GET", "checkpoints", Fault(before=lambda: wait_for(gate)))
     store = make_store(tmp_path, remote=remote)
     for step in (1, 2, 3, 4):
         assert store.save(snapshot(step), wait=True)
@@ -152,7 +156,7 @@ def test_a_stop_gives_up_the_old_one_for_the_new(
     bucket_server: BucketServer,  # noqa: F811
 ) -> None:
     gate = threading.Event()
-    bucket_server.faults.add("PUT", "upload_id", Fault(after=lambda: gate.wait(20) and None))
+    bucket_server.faults.add("PUT", "upload_id", Fault(after=lambda: wait_for(gate)))
     store = make_store(tmp_path, remote=remote)
     assert store.save(snapshot(1, size=QUANTUM), wait=False)
     until(lambda: bucket_server.faults.hits == 1)

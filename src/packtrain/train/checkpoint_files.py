@@ -22,10 +22,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from packtrain.errors import ConfigError, StorageError
 from packtrain.model.adapter import Adapter
+from packtrain.model.parallel import put, whole
 from packtrain.rundir import sync_folder, write_atomically
 from packtrain.storage.checksums import digests
 
@@ -122,20 +122,15 @@ def take_snapshot(state: TrainingState, adapter: Adapter, optimizer: torch.optim
     """Copy everything to the CPU. Of sharded parameters the whole: then all ranks have to call."""
     started = time.monotonic()
     parameters = adapter.named_parameters()
-    weights = {name: _whole(parameter) for name, parameter in parameters.items()}
+    weights = adapter.tensors()
     moments = {
-        f"{moment}:{name}": _whole(optimizer.state[parameter][moment])
+        f"{moment}:{name}": whole(optimizer.state[parameter][moment]).to("cpu", copy=True)
         if parameter in optimizer.state
         else torch.zeros(parameter.shape, dtype=parameter.dtype)
         for name, parameter in parameters.items()
         for moment in _MOMENTS
     }
     return Snapshot(copy.deepcopy(state), weights, moments, time.monotonic() - started)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).to("cpu", copy=True)
 
 
 def write(folder: Path, snapshot: Snapshot, *, attempt: int, token: Callable[[], int]) -> Commit:
@@ -251,21 +246,11 @@ def restore(
                 f"{path}: was made with another {what} ({state.fingerprint.get(what)} then, {value} now)",
                 hint="--new starts another run under this name",
             )
-    weights, moments = load_file(path / FILES[0]), load_file(path / FILES[1])
-    parameters = adapter.named_parameters()
-    adapter.load({name: _as(parameters.get(name), weight) for name, weight in weights.items()})
-    for name, parameter in parameters.items():
-        optimizer.state[parameter] = {
-            "step": torch.tensor(float(state.step), device=parameter.device),
-            **{moment: _as(parameter, moments[f"{moment}:{name}"]) for moment in _MOMENTS},
-        }
-
-
-def _as(parameter: Tensor | None, tensor: Tensor) -> Tensor:
-    """``tensor`` where ``parameter`` is, and sharded like it. Every rank has the whole: none is sent."""
-    if parameter is None:
-        return tensor
-    tensor = tensor.to(parameter.device)
-    if isinstance(parameter, DTensor):
-        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
-    return tensor
+    adapter.load(load_file(path / FILES[0]))
+    moments = load_file(path / FILES[1])
+    for name, parameter in adapter.named_parameters().items():
+        kept = {moment: torch.zeros_like(parameter, requires_grad=False) for moment in _MOMENTS}
+        for moment, tensor in kept.items():
+            put(tensor, moments[f"{moment}:{name}"])
+        step = torch.tensor(float(state.step), device=parameter.device)
+        optimizer.state[parameter] = {"step": step, **kept}
