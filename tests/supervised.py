@@ -39,14 +39,22 @@ class Supervised:
         until = time.monotonic() + seconds
         while not condition():
             assert self.process.poll() is None, self.process.communicate()
-            assert time.monotonic() < until, "waited too long"
+            assert time.monotonic() < until, f"waited too long: {self._give_up()}"
             time.sleep(0.02)
+
+    def _give_up(self) -> tuple[str, str]:
+        """A test that fails leaves no processes: the launcher and the ranks go with their supervisor."""
+        self.process.kill()
+        return self.process.communicate()
 
     def pid_of(self, rank: int) -> int:
         return int((self.folder / f"ready-{rank}").read_text())
 
     def end(self, timeout: float = 90) -> Ended:
-        out, err = self.process.communicate(timeout=timeout)
+        try:
+            out, err = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"did not end in {timeout} s: {self._give_up()}") from None
         return Ended(self.process.returncode, out, err, time.monotonic() - self.begun)
 
     def cause(self) -> str:

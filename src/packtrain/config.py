@@ -112,6 +112,9 @@ class TrainConfig(Section):
     batches of at most about this size."""
     micro_batch: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Sequences of `max_length` in one forward pass. Changes speed and memory, not the result."""
+    parallel: Literal["auto", "data", "fsdp"] = "auto"
+    """How several processes share the base. `data`: each has all of it; `fsdp`: each has a shard
+    (FSDP2). `auto`: `data` where the base takes less than half of a device. Not the result."""
     learning_rate: float = Field(default=2e-4, gt=0.0, le=10.0)
     """Peak learning rate of AdamW."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
@@ -229,13 +232,27 @@ IDENTITY: dict[str, frozenset[str]] = {
     "model": frozenset(ModelConfig.model_fields),
     "data": frozenset(DataConfig.model_fields),
     "adapter": frozenset(AdapterConfig.model_fields),
-    "train": frozenset(TrainConfig.model_fields) - {"micro_batch", "threads", "activation_checkpointing"},
+    "train": frozenset(TrainConfig.model_fields)
+    - {"micro_batch", "parallel", "threads", "activation_checkpointing"},
 }
 
 
 def identity(config: RunConfig) -> dict[str, dict[str, Any]]:
-    """The part of a run file that affects training, as plain data."""
-    return {name: getattr(config, name).model_dump(include=set(keys)) for name, keys in IDENTITY.items()}
+    """The part of a run file that affects training, as plain data.
+
+    A local path counts by its name: the same run goes on where its folder was moved to, and the
+    checkpoints' fingerprints tell of other content.
+    """
+    sections = {name: getattr(config, name).model_dump(include=set(keys)) for name, keys in IDENTITY.items()}
+    for section, key in (("model", "source"), ("data", "train"), ("data", "validation")):
+        sections[section][key] = _by_name(sections[section][key])
+    return sections
+
+
+def _by_name(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_by_name(each) for each in value]
+    return value.rstrip("/").rpartition("/")[2] if isinstance(value, str) and value.startswith("/") else value
 
 
 def config_hash(config: RunConfig) -> str:

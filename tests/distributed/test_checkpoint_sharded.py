@@ -18,7 +18,7 @@ from packtrain.config import TrainConfig
 from packtrain.data.batches import collate
 from packtrain.model.loss import CausalLoss
 from packtrain.model.parallel import joined, shard
-from packtrain.train.checkpoint import TrainingState, restore, take_snapshot
+from packtrain.train.checkpoint import TrainingState, read, restore, take_snapshot
 from packtrain.train.optimizer import make_optimizer
 
 
@@ -34,7 +34,7 @@ def go_on(base: str, load: str | None, save: str) -> dict[str, Any]:
         optimizer = make_optimizer(adapter.parameters(), TrainConfig(learning_rate=1e-2))
         state, same = TrainingState(), True
         if load is not None:
-            restore(Path(load), adapter, optimizer, {})
+            restore(read(Path(load)), adapter, optimizer, {})
             state.step = int(Path(load).name.partition("-")[2])
             snapshot = take_snapshot(state, adapter, optimizer)
             for tensors, name in ((snapshot.adapter, "adapter"), (snapshot.moments, "optimizer")):

@@ -149,4 +149,4 @@ def test_one_process_needs_no_group() -> None:
         assert (world.size, world.is_main) == (1, True)
         assert world.any(True) and not world.any(False)
         assert world.gather(3) == [3]
-        assert choose_mode(world, 10**12) == "data"
+        assert choose_mode(world, 10**12, "fsdp") == "data"

@@ -158,7 +158,12 @@ def test_a_cut_after_training(tmp_path: Path, base: Path, stage: str, number: si
     assert not job.run_dir.receipt_file.exists()
     job.done()
     assert job.weights() == whole.weights()
-    assert len(job.all_events()) == len(whole.all_events()) + (number == signal.SIGTERM) + 1  # a start
+    assert told(job) == told(whole) + (number == signal.SIGTERM) + 1  # a start
+
+
+def told(job: Job) -> int:
+    """Events in all but checkpoints, whose number depends on how fast the disk is."""
+    return sum(event.kind != "checkpoint" for event in job.all_events())
 
 
 @pytest.mark.parametrize("number", STOPS)
@@ -215,7 +220,9 @@ class TestPublishing:
         held: threading.Event,
         number: signal.Signals,
     ) -> None:
-        job = make_job(tmp_path / "job", base, output={"uri": bucket_server.uri("final_model")})
+        # What is not published stays here, so that the requests that are held are the publishing ones.
+        output = {"uri": bucket_server.uri("final_model"), "run_uri": str(tmp_path / "job" / "run")}
+        job = make_job(tmp_path / "job", base, output=output)
         with job.process() as process:
             wait_until(held.is_set, process)
             if number == signal.SIGKILL:

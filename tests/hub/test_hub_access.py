@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import socket
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -173,20 +169,3 @@ def test_errors_of_others_pass() -> None:
         raise ConfigError("mine")
     with pytest.raises(FileNotFoundError), hub_errors("o/open"):
         raise FileNotFoundError("a file of the user's")
-
-
-@pytest.mark.slow
-def test_datasets_library_reads_the_stand_in(hub: Hub, files: Path, tmp_path: Path) -> None:
-    (files / "config.json").unlink()
-    rows = [{"instruction": f"q{i}", "response": "a"} for i in range(5)]
-    (files / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    code = "import datasets; print(datasets.load_dataset('o/rows', split='train')[3])"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | hub.environment(tmp_path / "home"),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.strip() == str(rows[3])

@@ -52,16 +52,24 @@ def test_an_environment_that_makes_no_sense(change: dict[str, str], message: str
 def test_torchrun_reads_its_command_line_as_it_is_meant(nodes: Nodes) -> None:
     from torch.distributed.run import config_from_args, parse_args
 
-    config, entrypoint, rest = config_from_args(parse_args(torchrun_arguments(COMMAND, 1, nodes, "id")))
+    config, entrypoint, rest = config_from_args(parse_args(torchrun_arguments(COMMAND, 1, nodes)))
     assert [entrypoint, *rest] == COMMAND
     assert (config.min_nodes, config.max_nodes, config.nproc_per_node) == (nodes.count, nodes.count, 1)
-    assert (config.max_restarts, config.run_id) == (0, "id")
+    assert config.max_restarts == 0
     if nodes.count == 1:
         assert (config.rdzv_backend, config.rdzv_endpoint) == ("c10d", "127.0.0.1:0")
         assert config.local_addr == "127.0.0.1"
     else:
         assert (config.rdzv_backend, config.rdzv_endpoint) == ("static", "first.run:29500")
         assert config.rdzv_configs["rank"] == 1
+
+
+def test_all_nodes_say_the_same_id_or_they_never_meet() -> None:
+    ids = set()
+    for rank in range(3):
+        arguments = launcher_arguments(COMMAND, "torchrun", 2, Nodes(3, rank, "first.run"), parent=100 + rank)
+        ids |= {argument for argument in arguments if argument.startswith("--rdzv-id")}
+    assert len(ids) == 1
 
 
 def test_the_launchers_command_line() -> None:

@@ -154,7 +154,8 @@ def test_other_failures_do_not_linger(tmp_path: Path) -> None:
 def test_orphans_are_waited_for_and_do_not_stay(tmp_path: Path) -> None:
     job = start(tmp_path, "orphans:1.5")
     job.wait_ready(1)
-    job.wait_for(lambda: len((tmp_path / "orphans").read_text().split()) == 2)
+    listed = tmp_path / "orphans"
+    job.wait_for(lambda: listed.exists() and len(listed.read_text().split()) == 2)
     short, long = map(int, (tmp_path / "orphans").read_text().split())
     assert Path(f"/proc/{long}").exists()
     job.wait_for(lambda: not Path(f"/proc/{short}").exists(), seconds=5)  # a zombie would be there

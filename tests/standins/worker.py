@@ -41,7 +41,9 @@ def main() -> None:  # noqa: PLR0912  (a list of behaviours)
         end(75, "stopped by SIGTERM")
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN if kind == "deaf" else stop)
-    (folder / f"ready-{RANK}").write_text(str(os.getpid()))
+    # Whole or not at all: a stop can come at any moment from here on.
+    (folder / f".ready-{RANK}").write_text(str(os.getpid()))
+    (folder / f".ready-{RANK}").rename(folder / f"ready-{RANK}")
     print(f"out of rank {RANK}")
     print(f"err of rank {RANK}", file=sys.stderr)
     if kind == "exit":
@@ -74,9 +76,6 @@ def main() -> None:  # noqa: PLR0912  (a list of behaviours)
     if kind == "environment":
         (folder / f"environment-{RANK}").write_text("\n".join(f"{k}={v}" for k, v in os.environ.items()))
         end(0, "done")
-    if kind == "allocate":
-        held = [bytearray(b"x" * (1 << 20)) for _ in range(int(detail))]
-        end(0, f"held {len(held)}")
     if kind in {"collective", "skip-collective"}:
         import torch
         from torch import distributed

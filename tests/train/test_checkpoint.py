@@ -48,7 +48,7 @@ def test_going_on_from_a_checkpoint_repeats_to_the_bit(
     trainer, state = trained(make_trainer, steps)
     path = save(tmp_path, trainer, state)
     resumed = make_trainer()
-    checkpoint.restore(path, resumed.adapter, resumed.optimizer, FINGERPRINT)
+    checkpoint.restore(checkpoint.read(path), resumed.adapter, resumed.optimizer, FINGERPRINT)
     for step in range(steps + 1, 7):
         assert trainer.step(step, lambda: False).loss == resumed.step(step, lambda: False).loss
     for name, tensor in trainer.adapter.tensors().items():
@@ -62,7 +62,7 @@ def test_a_snapshot_is_of_its_moment(make_trainer: MakeTrainer, tmp_path: Path) 
     state.step, state.settings["micro_batch"] = 3, 2
     assert make_store(tmp_path).save(taken, wait=True)
     resumed, undisturbed = make_trainer(), trained(make_trainer, 2)[0]
-    checkpoint.restore(tmp_path / "step-2", resumed.adapter, resumed.optimizer, FINGERPRINT)
+    checkpoint.restore(checkpoint.read(tmp_path / "step-2"), resumed.adapter, resumed.optimizer, FINGERPRINT)
     assert checkpoint.read_state(tmp_path / "step-2") == TrainingState(step=2, fingerprint=FINGERPRINT)
     assert resumed.step(3, lambda: False).loss == undisturbed.step(3, lambda: False).loss
 
@@ -127,8 +127,10 @@ def test_another_data_or_base_is_refused_by_name(
 ) -> None:
     trainer, state = trained(make_trainer, 1)
     path = save(tmp_path, trainer, state)
-    with pytest.raises(ConfigError, match=f"step-1: was made with another {what}"):
-        checkpoint.restore(path, trainer.adapter, trainer.optimizer, FINGERPRINT | {what: "other"})
+    with pytest.raises(ConfigError, match=f"checkpoint step-1 was made with another {what}"):
+        checkpoint.restore(
+            checkpoint.read(path), trainer.adapter, trainer.optimizer, FINGERPRINT | {what: "other"}
+        )
 
 
 def test_another_versions_state_is_refused(make_trainer: MakeTrainer, tmp_path: Path) -> None:

@@ -29,12 +29,16 @@ class Recorder:
         self.asked += 1
         return self.stop_at is not None and self.asked >= self.stop_at
 
+    def save(self, state: TrainingState, wait: bool) -> bool:
+        self.calls.append(("save", state.step))
+        return True
+
     def hooks(self) -> Hooks:
         return Hooks(
             self.should_stop,
             self.steps.append,
             lambda state: self.calls.append(("evaluate", state.step)),
-            lambda state: self.calls.append(("save", state.step)),
+            self.save,
         )
 
 
@@ -135,5 +139,20 @@ def test_a_checkpoint_is_due_by_time_too() -> None:
     schedule = Schedule(steps=10, evaluate_every=None, checkpoint_steps=None, checkpoint_seconds=60.0)
     assert not schedule.checkpoint_due(3, 59.0)
     assert schedule.checkpoint_due(3, 60.0)
-    assert schedule.checkpoint_due(10, 0.0)
+    schedule.save_twice_as_often()
+    assert schedule.checkpoint_due(3, 30.0)
     assert not schedule.evaluation_due(0)
+
+
+def test_a_save_that_could_not_begin_is_asked_for_again(make_trainer: MakeTrainer) -> None:
+    recorder = Recorder()
+    asked: list[tuple[int, bool]] = []
+
+    def busy_at_first(state: TrainingState, wait: bool) -> bool:
+        asked.append((state.step, wait))
+        return len(asked) > 1
+
+    hooks = recorder.hooks()
+    hooks.save = busy_at_first
+    run_loop(make_trainer(), TrainingState(), ALL_STEPS, hooks)
+    assert asked == [(2, False), (3, False), (5, False), (6, True)]

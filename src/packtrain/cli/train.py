@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,22 +27,45 @@ def train(
     new: Annotated[
         bool, typer.Option("--new", help="Start another run under this name; the old one is moved aside.")
     ] = False,
+    processes: Annotated[
+        int | None,
+        typer.Option(help="Processes on this machine.", show_default="one a GPU, else 1", min=1, metavar="N"),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Fine-tune as a run file says, and publish a verified adapter.
 
     The same command goes on after any interruption.
     """
+    if "RANK" in os.environ:  # one of the ranks that torchrun, or our supervisor, has started
+        _train_here(run, run_dir, set_ or [], new=new, json=json)
+        return
+    from packtrain.run.launch import visible_gpus
+
+    ranks = processes or max(1, visible_gpus())
+    if ranks == 1:
+        _train_here(run, run_dir, set_ or [], new=new, json=json)
+        return
+    from packtrain.run.supervisor import main as supervise
+
+    options = [*(["--run-dir", str(run_dir)] if run_dir else []), *(["--new"] if new else [])]
+    options += [*(["--json"] if json else []), *(part for each in set_ or [] for part in ("-s", each))]
+    raise typer.Exit(supervise(["--processes", str(ranks), "--", "train", str(run), *options]))
+
+
+def _train_here(run: Path, run_dir: Path | None, overrides: list[str], *, new: bool, json: bool) -> None:
+    """In this process: the whole run, or the part of one rank."""
+    from packtrain.run.outcome import is_preemption, write_outcome
     from packtrain.train.preemption import StopRequest
 
     answers: list[Answer] = []
     # Entered before the imports that take time: a stop during them is one like any other.
-    with StopRequest() as stop:
+    with StopRequest(is_preemption) as stop:
         from packtrain.run.session import run as run_session
         from packtrain.runfile import load
         from packtrain.train.progress import make_progress
 
-        run_file = load(run, set_ or ())
+        run_file = load(run, overrides)
         outcome = run_session(
             run_file,
             run_dir or Path("runs") / run_file.config.name,
@@ -50,10 +74,11 @@ def train(
             progress=make_progress(),
             on_answers=answers.extend if json else _print_answers,
         )
-    if json:
+    if outcome is not None and json:
         _print_json(outcome, answers)
-    else:
+    elif outcome is not None:
         _print(outcome)
+    write_outcome(0, "done")
 
 
 def _print_json(outcome: Outcome, answers: list[Answer]) -> None:

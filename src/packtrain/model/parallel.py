@@ -174,9 +174,13 @@ def joined() -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def choose_mode(world: World, base_bytes: int) -> Mode:
+def choose_mode(world: World, base_bytes: int, wanted: Literal["auto", "data", "fsdp"]) -> Mode:
     """How to spread a base of ``base_bytes``: whole on every device where that leaves room to train."""
-    if world.size == 1 or world.device.type == "cpu":
+    if world.size == 1:
+        return "data"
+    if wanted != "auto":
+        return wanted
+    if world.device.type == "cpu":
         return "data"
     memory = torch.cuda.get_device_properties(world.device).total_memory
     return "data" if base_bytes < WHOLE_BASE_SHARE * memory else "fsdp"

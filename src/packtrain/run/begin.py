@@ -38,14 +38,19 @@ def begin(
             f"{run_dir.path} holds the run {existing.name}, not {config.name}",
             hint="name another folder with --run-dir",
         )
+    check_settings(existing, config, str(run_dir.path))
+    return existing
+
+
+def check_settings(existing: RunIdentity, config: RunConfig, place: str) -> None:
+    """Errors: :class:`ConfigError` naming the settings in which the run at ``place`` differs."""
     if existing.config_hash != config_hash(config):
         lines = differences(existing.config, json.loads(json.dumps(identity(config))))
         changed = "; ".join(lines) or "settings of another version of packtrain"
         raise ConfigError(
-            f"{run_dir.path} holds a run with other settings: {changed}",
+            f"{place} holds a run with other settings: {changed}",
             hint="give the run another name, or start another one under this name with --new",
         )
-    return existing
 
 
 def _create(run_dir: RunDir, config: RunConfig) -> RunIdentity:

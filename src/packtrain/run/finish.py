@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +14,11 @@ from packtrain.artifacts.receipt import Receipt, build, package_versions
 from packtrain.artifacts.training_args import TrainingFacts
 from packtrain.artifacts.verify import reload_check
 from packtrain.config import identity
+from packtrain.data.batches import collate
 from packtrain.evaluate.answers import Answer, Score, score
 from packtrain.model.attention import plain_attention
+from packtrain.model.parallel import World
+from packtrain.run.spread import spread_model
 from packtrain.rundir import write_atomically
 from packtrain.train.optimizer import warmup_steps
 
@@ -75,6 +79,25 @@ def save_adapter(session: Session, fit: Fit, made: list[Answer]) -> Receipt:
     )
     write_atomically(session.run_dir.receipt_file, receipt.to_json())
     return receipt
+
+
+def whole_again(fit: Fit, tensors: dict[str, torch.Tensor]) -> Fit:
+    """After sharded training, on the main rank alone: the base read anew, with what was trained."""
+    world = World(device=fit.trainer.device)
+    rows = fit.data.train
+    shortest = np.argsort(rows.lengths, kind="stable")[:2]
+    model, adapter, loss = spread_model(
+        fit.base,
+        fit.config,
+        world,
+        "data",
+        dtype=getattr(torch, fit.state.settings["dtype"]),
+        activation_checkpointing=False,
+        sample=collate(rows, [shortest], [0]),
+    )
+    adapter.load(tensors)
+    trainer = replace(fit.trainer, loss=loss, adapter=adapter, world=world, sharded=False)
+    return replace(fit, model=model, trainer=trainer)
 
 
 def _metrics(fit: Fit, result: Score | None) -> dict[str, Any]:

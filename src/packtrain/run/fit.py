@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from packtrain.config import RunConfig
 from packtrain.data.batches import BatchPlan, collate
 from packtrain.data.chat import template_text
 from packtrain.data.prepare import PreparedData, prepare
-from packtrain.model.adapter import Adapter, add_adapter, checkpoint_activations
-from packtrain.model.loss import CausalLoss, check_against_model
-from packtrain.model.parallel import World
-from packtrain.model.weights import BaseFiles, load_model, load_tokenizer, resolve_base
+from packtrain.errors import BugError
+from packtrain.model.adapter import Adapter
+from packtrain.model.parallel import World, choose_mode
+from packtrain.model.weights import BaseFiles, load_tokenizer, resolve_base
 from packtrain.run.settings import (
     base_fingerprint,
     make_schedule,
@@ -24,9 +24,11 @@ from packtrain.run.settings import (
     pick_dtype,
     pick_micro_batch,
     use_activation_checkpointing,
+    weights_size,
 )
+from packtrain.run.spread import spread_model
 from packtrain.train import checkpoint
-from packtrain.train.checkpoint import TrainingState
+from packtrain.train.checkpoint import CheckpointStore, TrainingState
 from packtrain.train.loop import Schedule, Trainer
 from packtrain.train.optimizer import make_optimizer
 
@@ -49,6 +51,8 @@ class Fit:
     trainer: Trainer
     state: TrainingState
     schedule: Schedule
+    store: CheckpointStore | None
+    """Of the main rank."""
 
     @property
     def adapter(self) -> Adapter:
@@ -56,29 +60,100 @@ class Fit:
 
 
 def set_up(session: Session) -> Fit:
-    """Load everything, cheapest first, and put back the newest checkpoint where there is one."""
-    config = session.pinned_config()
-    path = checkpoint.newest(session.run_dir.checkpoints, session.warn)
-    state = checkpoint.read_state(path) if path else TrainingState()
-    device = pick_device()
-    dtype = pick_dtype(config.model, device)
-    threads = state.settings.get("threads") or config.train.threads
+    """Load everything, cheapest first, and put back the newest checkpoint where there is one.
+
+    All ranks do the same; what only the main one can know (its folder's state) it tells the others.
+    """
+    world = session.world or World(device=pick_device())
+    store = session.make_store() if world.is_main else None
+    path = store.newest() if store else None
+    snapshot = world.broadcast(checkpoint.read(path) if path else None)
+    config = world.broadcast(session.pinned_config() if world.is_main else session.run_file.config)
+    state = snapshot.state if snapshot else TrainingState()
+    settings = _settings(config, world, state)
+
+    # The tokenizer comes first, the weights later: bad data is found before gigabytes are loaded.
+    template = template_text(config.model.chat_template)
+    base, tokenizer, data = world.main_first(lambda: _load_data(session, config, template))
+    data_revision = data.report.sources["train"]["revision"] or config.data.revision
+    config = session.write_config(config, base.revision or config.model.revision, data_revision, settings)
+
+    session.stage(f"loading {config.model.source}")
+    base = world.main_first(lambda: resolve_base(config.model, on_progress=session.progress.stage))
+    dtype = getattr(torch, settings["dtype"])
+    mode = choose_mode(world, weights_size(base.folder), config.train.parallel)
+    shortest = np.argsort(data.train.lengths, kind="stable")[:2]
+    model, adapter, loss = spread_model(
+        base,
+        config,
+        world,
+        mode,
+        dtype=dtype,
+        activation_checkpointing=settings["activation_checkpointing"],
+        sample=collate(data.train, [shortest], [0]),
+    )
+    optimizer = make_optimizer(adapter.parameters(), config.train)
+    fingerprint = world.broadcast(
+        {
+            "training data": data.train.fingerprint,
+            "validation data": data.validation.fingerprint if data.validation is not None else None,
+            "base": base_fingerprint(base.folder),
+            "adapter": {name: list(weight.shape) for name, weight in adapter.named_parameters().items()},
+        }
+    )
+    if data.train.fingerprint != fingerprint["training data"]:
+        raise BugError(f"rank {world.rank} made other tokens of the same data than rank 0")
+    if snapshot:
+        checkpoint.restore(snapshot, adapter, optimizer, fingerprint)
+    state.fingerprint = fingerprint
+    plan = BatchPlan(
+        bin_tokens=np.array([data.train.lengths[rows].sum() for rows in data.train_bins]),
+        batch_tokens=config.train.batch_tokens,
+        epochs=config.train.epochs,
+        seed=config.train.seed,
+        max_steps=config.train.max_steps,
+    )
+    trainer = Trainer(
+        loss=loss,
+        adapter=adapter,
+        optimizer=optimizer,
+        rows=data.train,
+        bins=data.train_bins,
+        plan=plan,
+        config=config.train,
+        micro_batch=settings["micro_batch"],
+        device=world.device,
+        world=world,
+        sharded=mode == "fsdp",
+    )
+    schedule = make_schedule(
+        config.evaluate, config.checkpoint, plan.steps, has_validation=data.validation is not None
+    )
+    return Fit(config, base, tokenizer, template, model, data, trainer, state, schedule, store)
+
+
+def _settings(config: RunConfig, world: World, state: TrainingState) -> dict[str, Any]:
+    """What `auto` becomes; an earlier attempt's choice holds, so that a resume repeats to the bit."""
+    device = world.device
+    before = state.settings if state.settings.get("device") == device.type else {}
+    threads = before.get("threads") or config.train.threads
     if threads:
         torch.set_num_threads(threads)
-    # What `auto` becomes; an earlier attempt's choice holds, so that a resume repeats to the bit.
-    settings = state.settings or {
+    state.settings = {
         "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(pick_dtype(config.model, device)).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "micro_batch": pick_micro_batch(config.train, config.data.max_length, device),
         "activation_checkpointing": use_activation_checkpointing(config.train, device),
-    }
-    state.settings = settings
+    } | before
+    return state.settings
 
-    # The tokenizer comes first, the weights later: bad data is found before gigabytes are loaded.
+
+def _load_data(
+    session: Session, config: RunConfig, template: str | None
+) -> tuple[BaseFiles, PreTrainedTokenizerBase, PreparedData]:
     session.stage(f"getting the tokenizer of {config.model.source}")
-    template = template_text(config.model.chat_template)
-    base = resolve_base(config.model, weights=False, on_progress=session.stage)
+    base = resolve_base(config.model, weights=False, on_progress=session.progress.stage)
     tokenizer = load_tokenizer(base, config.model)
     session.stage("reading the data")
     data = prepare(
@@ -88,58 +163,4 @@ def set_up(session: Session) -> Fit:
         seed=config.train.seed,
         on_progress=lambda rows: session.progress.tick(rows, None),
     )
-    data_revision = data.report.sources["train"]["revision"] or config.data.revision
-    config = session.write_config(config, base.revision or config.model.revision, data_revision, settings)
-
-    session.stage(f"loading {config.model.source}")
-    base = resolve_base(config.model, on_progress=session.stage)
-    model = load_model(base, config.model, device=device, dtype=dtype)
-    adapter = add_adapter(model, config.adapter, config.train.seed)
-    if settings["activation_checkpointing"]:
-        checkpoint_activations(model)
-    loss = CausalLoss.of(model)
-    shortest = np.argsort(data.train.lengths, kind="stable")[:2]
-    check_against_model(loss, model, collate(data.train, [shortest], [0]).to(device))
-
-    optimizer = make_optimizer(adapter.parameters(), config.train)
-    fingerprint = {
-        "training data": data.train.fingerprint,
-        "validation data": data.validation.fingerprint if data.validation is not None else None,
-        "base": base_fingerprint(base.folder),
-        "adapter": {name: list(weight.shape) for name, weight in adapter.named_parameters().items()},
-    }
-    if path:
-        checkpoint.restore(path, adapter, optimizer, fingerprint)
-    state.fingerprint = fingerprint
-    bins = data.train_bins
-    plan = BatchPlan(
-        bin_tokens=np.array([data.train.lengths[rows].sum() for rows in bins]),
-        batch_tokens=config.train.batch_tokens,
-        epochs=config.train.epochs,
-        seed=config.train.seed,
-        max_steps=config.train.max_steps,
-    )
-    return Fit(
-        config=config,
-        base=base,
-        tokenizer=tokenizer,
-        chat_template=template,
-        model=model,
-        data=data,
-        trainer=Trainer(
-            loss,
-            adapter,
-            optimizer,
-            data.train,
-            bins,
-            plan,
-            config.train,
-            settings["micro_batch"],
-            device,
-            World(device=device),
-        ),
-        state=state,
-        schedule=make_schedule(
-            config.evaluate, config.checkpoint, plan.steps, has_validation=data.validation is not None
-        ),
-    )
+    return base, tokenizer, data

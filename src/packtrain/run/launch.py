@@ -73,7 +73,7 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
         raise UsageError(f"{name} is {environment[name]!r}, which is no whole number") from None
 
 
-def torchrun_arguments(command: Sequence[str], processes: int, nodes: Nodes, run_id: str) -> list[str]:
+def torchrun_arguments(command: Sequence[str], processes: int, nodes: Nodes) -> list[str]:
     """torchrun's command line, without ``torchrun``, for ``processes`` ranks that each run ``command``.
 
     One node is what ``--standalone`` stands for, but at an address that resolves in any container.
@@ -84,7 +84,8 @@ def torchrun_arguments(command: Sequence[str], processes: int, nodes: Nodes, run
     else:
         meeting = [f"--nnodes={nodes.count}", f"--node-rank={nodes.rank}", "--rdzv-backend=static"]
         meeting += [f"--master-addr={nodes.master_address}", f"--master-port={nodes.master_port}"]
-    meeting += [f"--rdzv-id={run_id}", f"--nproc-per-node={processes}", "--max-restarts=0"]
+    # Nodes that do not say the same id never meet; whose run it is, the address and port say.
+    meeting += ["--rdzv-id=packtrain", f"--nproc-per-node={processes}", "--max-restarts=0"]
     return [*meeting, f"--log-dir={os.devnull}", "--no-python", *command]
 
 
@@ -94,7 +95,7 @@ def launcher_arguments(
     """The command line of this module for the same."""
     head = [sys.executable, "-m", "packtrain.run.launch", f"--parent={parent}", f"--processes={processes}"]
     if engine == "torchrun":
-        return [*head, engine, *torchrun_arguments(command, processes, nodes, f"packtrain-{parent}")]
+        return [*head, engine, *torchrun_arguments(command, processes, nodes)]
     return [*head, engine, *command]
 
 
@@ -222,6 +223,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing is left to stop, and what is known is to be kept
     _write_ends(folder, ends, error)
     return 0
+
+
+def visible_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
+    """NVIDIA GPUs that a process may use, without importing torch to ask the driver."""
+    chosen = environment.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return len([each for each in chosen.split(",") if each.strip() and each.strip() != "-1"])
+    return sum(1 for path in devices.glob("nvidia*") if path.name.removeprefix("nvidia").isdigit())
 
 
 if __name__ == "__main__":

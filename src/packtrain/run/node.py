@@ -190,13 +190,17 @@ class Node:
                 min(failures, default=0.0), self.signals.stop is not None, self._overdue, oom_killed
             )
             decided = gravest(settle(rank, told.get(rank), ends.get(rank), around) for rank in self._ranks)
-        elif told.keys() >= set(self._ranks):
+        elif told.keys() >= set(self._ranks) and self._ended_before_launcher(told):
             decided = gravest(told.values())
         elif not told and self.signals.stop is not None and not self._overdue:
             return self._stopped_early()
         else:
             decided = gravest([*told.values(), self._launcher_end(launcher_status, error, oom_killed)])
         return Verdict(decided, self._has_said(decided, told), self._last_lines(decided, told))
+
+    def _ended_before_launcher(self, told: Mapping[int, RankOutcome]) -> bool:
+        """Whether the end of the launcher cannot be what the ranks ended of."""
+        return self.signals.stop is not None or all(each.exit_code == 0 for each in told.values())
 
     def _stopped_early(self) -> Verdict:
         message = f"stopped by {self.signals.stop} before the training had begun"

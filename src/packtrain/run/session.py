@@ -8,25 +8,33 @@ its place).
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packtrain.artifacts.publish import publish
-from packtrain.artifacts.receipt import Receipt
+from packtrain.artifacts.receipt import RECEIPT, Receipt
 from packtrain.config import RunConfig
 from packtrain.errors import MemoryExceededError, PacktrainError, PreemptedError
 from packtrain.evaluate.answers import Answer
-from packtrain.run.begin import begin
-from packtrain.run.lock import Lock
+from packtrain.run.keeping import Keeping, keeping
+from packtrain.run.mirror import keep_config
 from packtrain.rundir import EventWriter, Kind, RunDir, RunIdentity, history, last_attempt, write_atomically
 from packtrain.runfile import RunFile, dump, load
 from packtrain.storage import open_storage
 from packtrain.train.preemption import StopNow, StopRequest
-from packtrain.train.progress import Progress
+from packtrain.train.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    from packtrain.model.parallel import World
+    from packtrain.train.checkpoint import CheckpointStore
+
+#: At the end, for what is not in the bucket yet.
+MIRROR_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -43,20 +51,30 @@ class Outcome:
 
 @dataclass
 class Session:
-    """One attempt at a run: its places, its events, and who may stop it."""
+    """One attempt at a run, in one process: its places, its events, and who may stop it.
+
+    Of several ranks only the main one has places, events and lock; the others only take part.
+    """
 
     run_file: RunFile
     run_dir: RunDir
-    identity: RunIdentity
-    events: EventWriter
     progress: Progress
     stop: StopRequest
-    lock: Lock
     on_answers: Callable[[list[Answer]], None]
     """Shows the prompts' answers, before and after, whatever comes of them."""
+    keeping: Keeping | None = None
+    events: EventWriter | None = None
+    world: World | None = None
+    """Of a run in several processes, joined; None before a single process knows its device."""
+
+    @property
+    def identity(self) -> RunIdentity:
+        assert self.keeping is not None
+        return self.keeping.identity
 
     def emit(self, kind: Kind, step: int, **fields: Any) -> None:
-        self.progress.event(self.events.write(kind, step, **fields))
+        if self.events is not None:
+            self.progress.event(self.events.write(kind, step, **fields))
 
     def stage(self, text: str) -> None:
         """A new piece of work begins, unless a stop was asked for."""
@@ -65,6 +83,32 @@ class Session:
 
     def warn(self, message: str, step: int = 0) -> None:
         self.emit("warning", step, message=message)
+
+    def check_lock(self) -> None:
+        """Raise :class:`ConflictError` where another process has taken the run over."""
+        if self.keeping is not None:
+            self.keeping.lock.check()
+
+    def make_store(self) -> CheckpointStore:
+        """Where this attempt's checkpoints go."""
+        from packtrain.train.checkpoint import CheckpointStore
+
+        assert self.keeping is not None and self.events is not None
+        lock, mirror = self.keeping.lock, self.keeping.events
+
+        def token() -> int:
+            lock.check()
+            return lock.token
+
+        return CheckpointStore(
+            self.run_dir.checkpoints,
+            keep=self.run_file.config.checkpoint.keep,
+            attempt=self.events.attempt,
+            warn=self.warn,
+            token=token,
+            remote=self.keeping.remote,
+            mirror_events=mirror.push if mirror is not None else lambda: None,
+        )
 
     def pinned_config(self) -> RunConfig:
         """The run file's, with the revisions that an earlier attempt pinned."""
@@ -83,8 +127,11 @@ class Session:
     ) -> RunConfig:
         """Pin the revisions and keep the whole, with what `auto` became, as ``config.yaml``."""
         config = _with_revisions(config, model_revision, data_revision)
-        header = f"The run file as it was used; on this machine: {json.dumps(settings)}"
-        write_atomically(self.run_dir.config_file, dump(config, header).encode())
+        if self.keeping is not None:
+            header = f"The run file as it was used; on this machine: {json.dumps(settings)}"
+            write_atomically(self.run_dir.config_file, dump(config, header).encode())
+            if self.keeping.remote is not None:
+                keep_config(self.run_dir, self.keeping.remote)
         return config
 
 
@@ -105,27 +152,53 @@ def run(
     stop: StopRequest,
     progress: Progress,
     on_answers: Callable[[list[Answer]], None],
-) -> Outcome:
+) -> Outcome | None:
     """Train, check and publish what ``run_file`` asks for; ``folder`` is the run's.
 
-    ``stop`` has been entered. ``on_answers`` gets the answers to the prompts before the adapter is
-    judged by them. The same call goes on after any interruption. Errors: any of
+    In one process, or as one of the ranks that torchrun's environment describes: then all but the main
+    one return None. ``stop`` has been entered. ``on_answers`` gets the answers to the prompts before the
+    adapter is judged by them. The same call goes on after any interruption. Errors: any of
     :mod:`packtrain.errors`, and :class:`StopNow`, which becomes one where ``stop`` is left.
     """
-    config = run_file.config
-    run_dir = RunDir(folder)
-    identity = begin(
-        run_dir, config, new=new, on_moved=lambda aside: progress.stage(f"the old run is now {aside}")
-    )
+    session = Session(run_file, RunDir(folder), progress, stop, on_answers)
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _lead(session, new=new)
+    from packtrain.model.parallel import joined
+
+    with joined() as session.world:
+        if session.world.is_main:
+            return _lead(session, new=new)
+        session.progress = Silent()
+        if session.world.broadcast(False):
+            from packtrain.run.training import make_adapter
+
+            make_adapter(session)
+    return None
+
+
+def _lead(session: Session, *, new: bool) -> Outcome:
+    """What one process does for all: it holds the lock, writes the events, and publishes."""
+    config, run_dir, stop = session.run_file.config, session.run_dir, session.stop
     with ExitStack() as stack:
-        lock = stack.enter_context(Lock(stack.enter_context(closing(open_storage(run_dir.path)))))
-        stack.callback(progress.close)
-        receipt = _receipt(run_dir)
+        stack.callback(session.progress.close)
+        session.keeping = stack.enter_context(
+            keeping(
+                run_dir,
+                config,
+                new=new,
+                on_moved=lambda aside: session.progress.stage(f"the old run is now {aside}"),
+            )
+        )
+        receipt = _receipt(run_dir) or _receipt_there(session)
+        if session.world is not None:
+            session.world.broadcast(receipt is None)
         if receipt is not None and _published(run_dir, config.output.uri):
             return Outcome(run_dir.path, receipt, config.output.uri, already=True)
         attempt = last_attempt(run_dir.events_file) + 1
-        events = stack.enter_context(EventWriter(run_dir.events_file, attempt))
-        session = Session(run_file, run_dir, identity, events, progress, stop, lock, on_answers)
+        session.events = stack.enter_context(EventWriter(run_dir.events_file, attempt))
+        mirror = session.keeping.mirror_events()
+        if mirror is not None:
+            stack.callback(mirror.close, MIRROR_SECONDS)
         stack.callback(stop.ignore)
         with _last_event(session):
             if receipt is None:
@@ -133,8 +206,9 @@ def run(
                 from packtrain.run.training import make_adapter
 
                 receipt = make_adapter(session)
+                assert receipt is not None
             else:
-                session.emit("start", receipt.steps, run_id=identity.run_id, resumed_from=receipt.steps)
+                session.emit("start", receipt.steps, run_id=receipt.run_id, resumed_from=receipt.steps)
             _publish(session, receipt)
             session.emit("end", receipt.steps, outcome="done", exit_code=0)
         return Outcome(run_dir.path, receipt, config.output.uri, already=False)
@@ -147,6 +221,21 @@ def _receipt(run_dir: RunDir) -> Receipt | None:
     except FileNotFoundError:
         return None
     return receipt if not receipt.problems(run_dir.adapter) else None
+
+
+def _receipt_there(session: Session) -> Receipt | None:
+    """Of a run that was finished on another machine: the receipt beside its published adapter."""
+    uri = session.run_file.config.output.uri
+    if uri is None or session.keeping is None or session.keeping.remote is None:
+        return None
+    if not _published(session.run_dir, uri):
+        return None
+    with closing(open_storage(uri)) as published:
+        try:
+            receipt = Receipt.from_json(published.read(RECEIPT), f"{uri}/{RECEIPT}")
+        except FileNotFoundError:
+            return None
+    return receipt if receipt.run_id == session.identity.run_id else None
 
 
 def _published(run_dir: RunDir, uri: str | None) -> bool:
@@ -173,7 +262,7 @@ def _publish(session: Session, receipt: Receipt) -> None:
         done[name] = sent
         session.progress.tick(sum(done.values()), total)
 
-    session.lock.check()
+    session.check_lock()
     with closing(open_storage(uri)) as destination:
         publish(files, receipt.to_json(), destination, session.identity.run_id, on_progress=on_progress)
     session.emit(

@@ -71,3 +71,8 @@ def base_fingerprint(folder: Path) -> str:
                 file.seek(size * sample // _SAMPLES)
                 digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()
+
+
+def weights_size(folder: Path) -> int:
+    """Bytes of the base's weights, as its files hold them."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))

@@ -2,126 +2,66 @@
 
 from __future__ import annotations
 
-import math
-import time
+import hashlib
 from typing import TYPE_CHECKING
 
-from packtrain.errors import DivergedError, GateError, PreemptedError
+import torch
+
+from packtrain.config import seconds
+from packtrain.errors import BugError, GateError
 from packtrain.evaluate.answers import Answer, Score, answers, score
-from packtrain.evaluate.loss import Evaluation, evaluate_loss
 from packtrain.model.attention import plain_attention
-from packtrain.run.finish import save_adapter
+from packtrain.run.finish import save_adapter, whole_again
 from packtrain.run.fit import Fit, set_up
-from packtrain.train import checkpoint
-from packtrain.train.checkpoint import TrainingState
-from packtrain.train.loop import Hooks, StepResult, StopBetweenSteps, run_loop
+from packtrain.run.stepping import train
 
 if TYPE_CHECKING:
     from packtrain.artifacts.receipt import Receipt
     from packtrain.run.session import Session
 
 
-def make_adapter(session: Session) -> Receipt:
-    """Train, evaluate, write and check the adapter; its receipt."""
+def make_adapter(session: Session) -> Receipt | None:
+    """Train, evaluate, write and check the adapter; its receipt (None on ranks that are not the main)."""
     fit = set_up(session)
-    session.emit(
-        "start",
-        fit.state.step,
-        run_id=session.identity.run_id,
-        name=fit.config.name,
-        resumed_from=fit.state.step or None,
-        steps=fit.schedule.steps,
-        rows=len(fit.data.train),
-        **fit.state.settings,
-    )
-    for warning in fit.data.report.warnings():
-        session.warn(warning, fit.state.step)
-    with session.stop.deferred():
-        _train(session, fit)
-    made = _answer(session, fit)
-    session.progress.close()
-    if made:
-        session.on_answers(made)
-    check_gates(fit, score(made))
-    return save_adapter(session, fit, made)
-
-
-def _train(session: Session, fit: Fit) -> None:
-    state, trainer = fit.state, fit.trainer
-
-    def should_stop() -> bool:
-        session.lock.check()
-        return session.stop.requested
-
-    def on_step(result: StepResult) -> None:
-        session.emit(
-            "step",
-            result.step,
-            loss=result.loss,
-            tokens=result.tokens,
-            supervised_tokens=result.supervised_tokens,
-            learning_rate=result.learning_rate,
-            grad_norm=result.grad_norm,
-            tokens_per_second=round(result.tokens_per_second, 1),
-            epoch=round(trainer.plan.epoch_at(result.step), 4),
-        )
-
-    def evaluate(state: TrainingState) -> None:
-        result = _evaluate(session, fit)
-        session.emit(
-            "eval",
-            state.step,
-            model="adapter" if state.step else "base",
-            loss=result.loss,
-            perplexity=result.perplexity,
-            supervised_tokens=result.supervised_tokens,
-        )
-        if not math.isfinite(result.loss):
-            raise DivergedError(
-                f"step {state.step}: the validation loss is not finite ({result.loss})",
-                hint="lower train.learning_rate",
-            )
-        if state.step == 0:
-            state.base_loss = result.loss
-        state.loss = result.loss
-        session.progress.begin(state.step, fit.schedule.steps)
-
-    def save(state: TrainingState) -> None:
-        session.lock.check()
-        started = time.monotonic()
-        path = checkpoint.save(
-            session.run_dir.checkpoints, state, trainer.adapter, trainer.optimizer, fit.config.checkpoint.keep
-        )
-        session.emit("checkpoint", state.step, name=path.name, seconds=round(time.monotonic() - started, 3))
-
-    session.progress.begin(state.step, fit.schedule.steps)
     try:
-        run_loop(trainer, state, fit.schedule, Hooks(should_stop, on_step, evaluate, save))
-    except StopBetweenSteps as stopped:
-        raise PreemptedError(
-            f"stopped by {session.stop.signal} after step {state.step} of {fit.schedule.steps}",
-            hint="what was done is saved; the same command goes on from there",
-        ) from stopped
+        session.emit(
+            "start",
+            fit.state.step,
+            run_id=session.identity.run_id if session.keeping else None,
+            name=fit.config.name,
+            resumed_from=fit.state.step or None,
+            steps=fit.schedule.steps,
+            rows=len(fit.data.train),
+            processes=fit.trainer.world.size,
+            **fit.state.settings,
+        )
+        for warning in fit.data.report.warnings():
+            session.warn(warning, fit.state.step)
+        with session.stop.deferred():
+            train(session, fit)
+        tensors = fit.adapter.tensors()
+        _check_ranks(fit, tensors)
+        if not fit.trainer.world.is_main:
+            return None
+        if fit.trainer.sharded:
+            fit = whole_again(fit, tensors)
+        made = _answer(session, fit)
+        session.progress.close()
+        if made:
+            session.on_answers(made)
+        check_gates(fit, score(made))
+        return save_adapter(session, fit, made)
+    finally:
+        if fit.store is not None:
+            fit.store.close(wait_for_mirror=True, timeout=seconds(fit.config.checkpoint.grace))
 
 
-def _evaluate(session: Session, fit: Fit) -> Evaluation:
-    assert fit.data.validation is not None
-    session.progress.stage("evaluating", brief=True)
-
-    def on_batch(done: int, total: int) -> None:
-        session.progress.tick(done, total)
-        if session.stop.requested:
-            raise StopBetweenSteps
-
-    return evaluate_loss(
-        fit.trainer.loss,
-        fit.data.validation,
-        fit.data.validation_bins,
-        micro_batch=fit.trainer.micro_batch,
-        device=fit.trainer.device,
-        world=fit.trainer.world,
-        on_batch=on_batch,
-    )
+def _check_ranks(fit: Fit, tensors: dict[str, torch.Tensor]) -> None:
+    """What is saved is what was trained on every rank."""
+    digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors.values())).hexdigest()
+    ranks = fit.trainer.world.gather(digest)
+    if len(set(ranks)) > 1:
+        raise BugError(f"the ranks trained different adapters: {', '.join(each[:8] for each in ranks)}")
 
 
 def _answer(session: Session, fit: Fit) -> list[Answer]:

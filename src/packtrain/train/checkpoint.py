@@ -16,10 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from packtrain.errors import StorageError
-from packtrain.model.adapter import Adapter
 from packtrain.storage import Storage
 from packtrain.train.background import Outage, Worker
 from packtrain.train.checkpoint_files import (
@@ -31,6 +28,7 @@ from packtrain.train.checkpoint_files import (
     commits,
     damage,
     prune,
+    read,
     read_state,
     restore,
     take_snapshot,
@@ -45,10 +43,9 @@ __all__ = [
     "Saved",
     "Snapshot",
     "TrainingState",
-    "newest",
+    "read",
     "read_state",
     "restore",
-    "save",
     "take_snapshot",
 ]
 
@@ -308,17 +305,3 @@ class CheckpointStore:
         if self._worker is not None:
             for message in self._bucket.take():
                 self._warn(message)
-
-
-def newest(folder: Path, warn: Callable[[str], None]) -> Path | None:
-    """The newest complete checkpoint in ``folder``; a damaged one is passed over with a warning."""
-    return CheckpointStore(folder, keep=1, attempt=0, warn=warn).newest()
-
-
-def save(
-    folder: Path, state: TrainingState, adapter: Adapter, optimizer: torch.optim.Optimizer, keep: int
-) -> Path:
-    """Write ``folder/step-N``, complete, and drop all but the newest ``keep``."""
-    commit = write(folder, take_snapshot(state, adapter, optimizer), attempt=0, token=lambda: 0)
-    prune(folder, keep)
-    return folder / commit.name

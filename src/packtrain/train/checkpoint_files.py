@@ -232,25 +232,30 @@ def read_state(path: Path) -> TrainingState:
     return TrainingState(**content)
 
 
+def read(path: Path) -> Snapshot:
+    """All of a checkpoint, on the CPU."""
+    return Snapshot(read_state(path), load_file(path / FILES[0]), load_file(path / FILES[1]))
+
+
 def restore(
-    path: Path, adapter: Adapter, optimizer: torch.optim.Optimizer, fingerprint: dict[str, Any]
+    snapshot: Snapshot, adapter: Adapter, optimizer: torch.optim.Optimizer, fingerprint: dict[str, Any]
 ) -> None:
     """Put adapter and optimizer back; with sharded parameters each rank keeps its part.
 
     Errors: :class:`ConfigError` naming what is another.
     """
-    state = read_state(path)
+    state = snapshot.state
     for what, value in fingerprint.items():
         if state.fingerprint.get(what) != value:
             raise ConfigError(
-                f"{path}: was made with another {what} ({state.fingerprint.get(what)} then, {value} now)",
+                f"the checkpoint step-{state.step} was made with another {what} "
+                f"({state.fingerprint.get(what)} then, {value} now)",
                 hint="--new starts another run under this name",
             )
-    adapter.load(load_file(path / FILES[0]))
-    moments = load_file(path / FILES[1])
+    adapter.load(snapshot.adapter)
     for name, parameter in adapter.named_parameters().items():
         kept = {moment: torch.zeros_like(parameter, requires_grad=False) for moment in _MOMENTS}
         for moment, tensor in kept.items():
-            put(tensor, moments[f"{moment}:{name}"])
+            put(tensor, snapshot.moments[f"{moment}:{name}"])
         step = torch.tensor(float(state.step), device=parameter.device)
         optimizer.state[parameter] = {"step": step, **kept}

@@ -131,7 +131,7 @@ class Trainer:
         return ", ".join(places[:20]) + (f" and {len(places) - 20} more" if len(places) > 20 else "")
 
 
-@dataclass(frozen=True)
+@dataclass
 class Schedule:
     """When something beside a step is due; all steps counted from the start of the run."""
 
@@ -145,13 +145,19 @@ class Schedule:
             return False
         return step in (0, self.steps) or step % self.evaluate_every == 0
 
-    def checkpoint_due(self, step: int, seconds_since: float) -> bool:
-        if step == self.steps:
-            return True
+    def checkpoint_due(self, steps_since: int, seconds_since: float) -> bool:
+        """Counted from the last checkpoint. The end of a run is saved whatever this says."""
         if self.checkpoint_steps is not None:
-            return step % self.checkpoint_steps == 0
+            return steps_since >= self.checkpoint_steps
         assert self.checkpoint_seconds is not None
         return seconds_since >= self.checkpoint_seconds
+
+    def save_twice_as_often(self) -> None:
+        """So that a death without a save loses less."""
+        if self.checkpoint_steps is not None:
+            self.checkpoint_steps = max(1, self.checkpoint_steps // 2)
+        if self.checkpoint_seconds is not None:
+            self.checkpoint_seconds = max(1.0, self.checkpoint_seconds / 2)
 
 
 @dataclass
@@ -161,7 +167,8 @@ class Hooks:
     should_stop: Callable[[], bool]
     on_step: Callable[[StepResult], None]
     evaluate: Callable[[TrainingState], None]
-    save: Callable[[TrainingState], None]
+    save: Callable[[TrainingState, bool], bool]
+    """``save(state, wait)``: whether a checkpoint of this state is complete or being written."""
 
 
 def run_loop(trainer: Trainer, state: TrainingState, schedule: Schedule, hooks: Hooks) -> None:
@@ -175,11 +182,12 @@ def run_loop(trainer: Trainer, state: TrainingState, schedule: Schedule, hooks: 
             if schedule.evaluation_due(state.step) and state.evaluated != state.step:
                 hooks.evaluate(state)
                 state.evaluated = state.step
-            since = time.monotonic() - saved_at
-            if state.step > saved_step and schedule.checkpoint_due(state.step, since):
-                hooks.save(state)
+            ended, unsaved = state.step >= schedule.steps, state.step - saved_step
+            due = schedule.checkpoint_due(unsaved, time.monotonic() - saved_at)
+            # Clocks differ between ranks, and all of them take part in a save.
+            if unsaved and trainer.world.any(due or ended) and hooks.save(state, ended):
                 saved_step, saved_at = state.step, time.monotonic()
-            if state.step >= schedule.steps:
+            if ended:
                 return
             if hooks.should_stop():
                 raise StopBetweenSteps
@@ -191,6 +199,6 @@ def run_loop(trainer: Trainer, state: TrainingState, schedule: Schedule, hooks: 
             state.seconds += result.seconds
             hooks.on_step(result)
     except StopBetweenSteps:
-        if state.step > saved_step:
-            hooks.save(state)
+        # Also one that is being written: a stop is answered when it is on the disk.
+        hooks.save(state, True)
         raise

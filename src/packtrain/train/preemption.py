@@ -11,12 +11,12 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
-from packtrain.errors import PreemptedError
+from packtrain.errors import PacktrainError, PreemptedError, UnavailableError
 
 
 class StopNow(BaseException):
@@ -30,7 +30,10 @@ class StopNow(BaseException):
 class StopRequest:
     """Installs handlers for SIGTERM and SIGINT while it is entered; the old ones come back."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_preemption: Callable[[], bool] = lambda: True) -> None:
+        """``is_preemption()``: False where a SIGTERM comes from a launcher because another rank died."""
+        self._is_preemption = is_preemption
+        self._lost_peer = False
         self._event = threading.Event()
         self._deferred = 0
         self._interrupts = 0
@@ -47,7 +50,11 @@ class StopRequest:
         if self.requested:
             raise StopNow
 
-    def error(self) -> PreemptedError:
+    def error(self) -> PacktrainError:
+        if self._lost_peer:
+            return UnavailableError(
+                "ended, because another rank did", hint="the same command goes on from the last checkpoint"
+            )
         return PreemptedError(f"stopped by {self.signal}", hint="the same command goes on from there")
 
     @contextmanager
@@ -74,6 +81,10 @@ class StopRequest:
             self._interrupts += 1
             if self._interrupts > 1:
                 raise KeyboardInterrupt
+        if number == signal.SIGTERM and not self._is_preemption():
+            # Saving needs the rank that is gone: nothing is left to do here.
+            self._lost_peer = True
+            self.check()
         if not self._deferred:
             self.check()
 

@@ -1,0 +1,93 @@
+"""Where an attempt keeps its state: the run's folder, and its place in a bucket where it has one.
+
+On a machine that knows nothing of the run (a replacement pod), what the bucket has comes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from packtrain.config import RunConfig
+from packtrain.errors import ConflictError
+from packtrain.run.begin import begin, check_settings
+from packtrain.run.event_mirror import EventMirror
+from packtrain.run.lock import Lock
+from packtrain.run.mirror import (
+    claim_place,
+    claim_run,
+    default_run_uri,
+    find_run,
+    open_mirror,
+    read_identity,
+    restore,
+    runs_uri,
+)
+from packtrain.rundir import RunDir, RunIdentity, write_atomically
+from packtrain.storage import Storage, is_bucket, open_storage
+
+
+@dataclass
+class Keeping:
+    """The places of a run that this process owns for now."""
+
+    run_dir: RunDir
+    identity: RunIdentity
+    lock: Lock
+    """In the bucket where there is one, else in the folder."""
+    remote: Storage | None
+    """The run's place in a bucket."""
+    events: EventMirror | None = None
+
+    def mirror_events(self) -> EventMirror | None:
+        """Begin to copy the events to the bucket."""
+        if self.remote is not None:
+            self.events = EventMirror(self.run_dir.events_file, self.remote)
+        return self.events
+
+
+@contextmanager
+def keeping(
+    run_dir: RunDir, config: RunConfig, *, new: bool, on_moved: Callable[[Path], None]
+) -> Iterator[Keeping]:
+    """Find or make the run, and hold its lock.
+
+    Errors: :class:`ConfigError` for other settings, :class:`ConflictError` for another run or writer,
+    and those of :class:`Storage`.
+    """
+    with ExitStack() as stack:
+
+        def opened(uri: str) -> Storage:
+            return stack.enter_context(closing(open_mirror(uri)))
+
+        runs = place = None
+        if config.output.run_uri is not None and is_bucket(config.output.run_uri):
+            place = opened(config.output.run_uri)
+        elif config.output.run_uri is None and (uri := runs_uri(config.output.uri, config.name)) is not None:
+            runs = opened(uri)
+        if run_dir.identity() is None and not new:
+            known = find_run(runs) if runs else read_identity(place) if place else None
+            if known is not None:
+                check_settings(known, config, (runs or place).uri)  # type: ignore[union-attr]
+                write_atomically(run_dir.identity_file, known.to_json())
+        identity = begin(run_dir, config, new=new, on_moved=on_moved)
+        local = stack.enter_context(Lock(stack.enter_context(closing(open_storage(run_dir.path)))))
+        if runs is not None:
+            owner = claim_run(runs, identity, new=new)
+            place = opened(str(default_run_uri(config.output.uri, config.name, identity.run_id)))
+        elif place is not None:
+            owner = claim_place(place, identity)
+        else:
+            yield Keeping(run_dir, identity, local, None)
+            return
+        if owner.run_id != identity.run_id:
+            raise ConflictError(
+                f"{place.uri}: the name {config.name} belongs to the run {owner.run_id} there, and "
+                f"{run_dir.path} holds the run {identity.run_id}",
+                hint="name another folder with --run-dir to go on with that one, or --new to take the name",
+            )
+        lock = stack.enter_context(Lock(place))
+        restore(run_dir, place)
+        yield Keeping(run_dir, identity, lock, place)

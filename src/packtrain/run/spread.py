@@ -1,0 +1,75 @@
+"""The base with its adapter on this rank's device: whole, or its shard of both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from packtrain.config import RunConfig
+from packtrain.data.batches import MicroBatch
+from packtrain.model.adapter import Adapter, add_adapter, checkpoint_activations
+from packtrain.model.loss import CausalLoss, check_against_model
+from packtrain.model.parallel import Mode, World, shard
+from packtrain.model.weights import BaseFiles, load_model
+
+Spread = tuple[PreTrainedModel, Adapter, CausalLoss]
+
+
+def spread_model(
+    base: BaseFiles,
+    config: RunConfig,
+    world: World,
+    mode: Mode,
+    *,
+    dtype: torch.dtype,
+    activation_checkpointing: bool,
+    sample: MicroBatch,
+) -> Spread:
+    """Load the base and add the adapter; ``sample`` is what our loss is checked on.
+
+    "data": every rank has all of it. "fsdp": rank 0 alone reads the weights, into host memory, and the
+    others get their shards from it.
+    """
+    sharded = mode == "fsdp"
+    if not sharded or world.is_main:
+        device = torch.device("cpu") if sharded else world.device
+        model = load_model(base, config.model, device=device, dtype=dtype)
+    else:
+        settings = AutoConfig.from_pretrained(
+            base.folder, trust_remote_code=config.model.trust_remote_code, local_files_only=True
+        )
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                settings, dtype=dtype, trust_remote_code=config.model.trust_remote_code
+            )
+    adapter = add_adapter(model, config.adapter, config.train.seed)
+    if activation_checkpointing:
+        checkpoint_activations(model)
+    loss = CausalLoss.of(model)
+    if not sharded or world.is_main:
+        check_against_model(loss, model, sample.to(loss.head.weight.device))
+    if sharded:
+        _shard(loss, model, world)
+    return model, adapter, loss
+
+
+def _shard(loss: CausalLoss, model: PreTrainedModel, world: World) -> None:
+    """FSDP2 over ``loss``; weights and buffers go from rank 0 to where their shards are."""
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+    weights: dict[str, Any] = loss.state_dict() if world.is_main else {}
+    # Buffers such as the rotary frequencies are in no state dict.
+    own = {name: buffer.cpu() for name, buffer in loss.named_buffers()} if world.is_main else {}
+    buffers = world.broadcast(own)
+    block_types = set(model._no_split_modules or [])
+    shard(loss, [module for module in model.modules() if type(module).__name__ in block_types], world)
+    if not world.is_main:
+        loss.to_empty(device=world.device)
+    for name in buffers:
+        parent, _, leaf = name.rpartition(".")
+        setattr(loss.get_submodule(parent), leaf, buffers[name].to(world.device))
+    set_model_state_dict(
+        loss, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+    )
