@@ -58,7 +58,7 @@ def in_bucket(server: BucketServer) -> list[str]:
     return sorted(name.split("/")[-2] for name in names if name.endswith("/commit.json"))
 
 
-def until(true: Callable[[], Any], seconds: float = 20.0) -> None:
+def until(true: Callable[[], Any], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, "it takes too long"

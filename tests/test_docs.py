@@ -40,7 +40,7 @@ DOCUMENTS = [*READMES, *GUIDE, ROOT / "CONTRIBUTING.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
 #: Keys that a run file may have and that nothing reads yet, as docs/run-file.md says.
-RESERVED = ("checkpoint.grace", "output.run_uri", "cluster")
+RESERVED = ("cluster",)
 
 
 def read(path: Path) -> str:

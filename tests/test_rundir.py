@@ -13,7 +13,7 @@ import pytest
 
 from packtrain import rundir
 from packtrain.errors import ConfigError, StorageError
-from packtrain.rundir import Event, EventWriter, RunDir, RunIdentity, history, new_run_id
+from packtrain.rundir import Event, EventWriter, RunDir, RunIdentity, history, new_run_id, tell_end
 
 
 def event(kind: str, step: int, attempt: int = 1, seq: int = 0, **fields: object) -> Event:
@@ -233,3 +233,17 @@ def test_a_killed_writer_leaves_whole_events(tmp_path: Path) -> None:
     steps = [past.step for past in history(path)]
     assert len(steps) >= 50
     assert steps == list(range(1, len(steps) + 1))
+
+
+def test_the_end_of_a_killed_attempt_is_told_by_who_outlives_it(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    tell_end(path, 70, "nobody began")
+    assert not path.exists()
+    with EventWriter(path, 1) as writer:
+        writer.write("start", 0)
+        writer.write("step", 1)
+    tell_end(path, 70, "rank 1 was killed")
+    tell_end(path, 69, "said already")
+    last = history(path)[-1]
+    assert (last.kind, last.step, last.seq, last.fields["exit_code"]) == ("end", 1, 2, 70)
+    assert len(history(path)) == 3

@@ -244,7 +244,12 @@ def identity(config: RunConfig) -> dict[str, dict[str, Any]]:
     checkpoints' fingerprints tell of other content.
     """
     sections = {name: getattr(config, name).model_dump(include=set(keys)) for name, keys in IDENTITY.items()}
-    for section, key in (("model", "source"), ("data", "train"), ("data", "validation")):
+    for section, key in (
+        ("model", "source"),
+        ("model", "chat_template"),
+        ("data", "train"),
+        ("data", "validation"),
+    ):
         sections[section][key] = _by_name(sections[section][key])
     return sections
 

@@ -293,3 +293,17 @@ def segment_name(first: Event) -> str:
     Sorts in the order of the events: by attempt, then by seq.
     """
     return f"events/{first.attempt:06d}-{first.seq:010d}.jsonl"
+
+
+def tell_end(path: Path, exit_code: int, message: str) -> None:
+    """Write the ``end`` of the newest attempt, unless it has told of its end itself.
+
+    For who outlives a process that was killed, and knows why.
+    """
+    events = history(path)
+    if not events or events[-1].kind in ("end", "preempted"):
+        return
+    last = events[-1]
+    with EventWriter(path, last.attempt) as writer:
+        writer.seq = last.seq + 1
+        writer.write("end", last.step, outcome="failed", exit_code=exit_code, message=message)

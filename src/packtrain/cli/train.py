@@ -101,7 +101,10 @@ def _print(outcome: Outcome) -> None:
     receipt, metrics = outcome.receipt, outcome.receipt.metrics
     if outcome.already:
         typer.echo(f"The run {receipt.name} ({receipt.run_id}) is finished; nothing was done.")
-        typer.echo(f"Its receipt is {outcome.run_dir / 'receipt.json'}; --new starts another run.")
+        here = outcome.run_dir / "receipt.json"
+        # One that was finished on another machine has its receipt where it was published.
+        place = here if here.exists() else f"{outcome.published}/receipt.json"
+        typer.echo(f"Its receipt is {place}; --new starts another run.")
     if metrics["loss"] is not None:
         typer.echo(f"validation loss: base {metrics['base_loss']:.4f}, adapter {metrics['loss']:.4f}")
     summary = {key: metrics[key] for key in ("train_runtime", "train_loss", "epoch")}

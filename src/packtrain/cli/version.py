@@ -21,7 +21,6 @@ PACKAGES = (
     "peft",
     "safetensors",
     "huggingface_hub",
-    "datasets",
     "pyarrow",
     "numpy",
     "pydantic",

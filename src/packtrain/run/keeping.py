@@ -76,12 +76,19 @@ def keeping(
         local = stack.enter_context(Lock(stack.enter_context(closing(open_storage(run_dir.path)))))
         if runs is not None:
             owner = claim_run(runs, identity, new=new)
-            place = opened(str(default_run_uri(config.output.uri, config.name, identity.run_id)))
         elif place is not None:
             owner = claim_place(place, identity)
         else:
             yield Keeping(run_dir, identity, local, None)
             return
+        if owner.run_id != identity.run_id and not run_dir.events_file.exists():
+            # Two machines began at once, and the other was first: this one has done nothing yet.
+            check_settings(owner, config, str((runs or place).uri))  # type: ignore[union-attr]
+            write_atomically(run_dir.identity_file, owner.to_json())
+            identity = owner
+        if runs is not None:
+            place = opened(str(default_run_uri(config.output.uri, config.name, identity.run_id)))
+        assert place is not None
         if owner.run_id != identity.run_id:
             raise ConflictError(
                 f"{place.uri}: the name {config.name} belongs to the run {owner.run_id} there, and "

@@ -189,6 +189,15 @@ class Lock:
         if time.monotonic() - self._beaten > self.stale_after:
             self.heartbeat()
 
+    def raise_if_lost(self) -> None:
+        """Raise ConflictError where a heartbeat has found the lock taken; nothing is asked now.
+
+        For what goes on while the bucket is away: nobody else commits unseen, since commits carry the
+        token and the bucket refuses an older writer's.
+        """
+        if self._lost is not None:
+            raise self._lost
+
     def keep(self) -> None:
         """Start the thread that makes heartbeats until ``release``."""
         assert self._thread is None

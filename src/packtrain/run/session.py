@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from packtrain.artifacts.publish import publish
 from packtrain.artifacts.receipt import RECEIPT, Receipt
-from packtrain.config import RunConfig
+from packtrain.config import RunConfig, seconds
 from packtrain.errors import MemoryExceededError, PacktrainError, PreemptedError
 from packtrain.evaluate.answers import Answer
 from packtrain.run.keeping import Keeping, keeping
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from packtrain.train.checkpoint import CheckpointStore
 
 #: At the end, for what is not in the bucket yet.
-MIRROR_SECONDS = 30.0
+MIRROR_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -85,9 +85,16 @@ class Session:
         self.emit("warning", step, message=message)
 
     def check_lock(self) -> None:
-        """Raise :class:`ConflictError` where another process has taken the run over."""
+        """Raise :class:`ConflictError` where another process is known to have taken the run over."""
         if self.keeping is not None:
-            self.keeping.lock.check()
+            self.keeping.lock.raise_if_lost()
+
+    def seconds_left(self) -> float:
+        """For copying to the bucket: what a stop has left of its grace, or a minute at a normal end."""
+        if self.stop.requested_at is None:
+            return MIRROR_SECONDS
+        grace = seconds(self.run_file.config.checkpoint.grace)
+        return max(0.0, 0.9 * grace - (time.monotonic() - self.stop.requested_at))
 
     def make_store(self) -> CheckpointStore:
         """Where this attempt's checkpoints go."""
@@ -97,7 +104,7 @@ class Session:
         lock, mirror = self.keeping.lock, self.keeping.events
 
         def token() -> int:
-            lock.check()
+            lock.raise_if_lost()
             return lock.token
 
         return CheckpointStore(
@@ -107,6 +114,7 @@ class Session:
             warn=self.warn,
             token=token,
             remote=self.keeping.remote,
+            sync_events=self.events.sync,
             mirror_events=mirror.push if mirror is not None else lambda: None,
         )
 
@@ -198,7 +206,7 @@ def _lead(session: Session, *, new: bool) -> Outcome:
         session.events = stack.enter_context(EventWriter(run_dir.events_file, attempt))
         mirror = session.keeping.mirror_events()
         if mirror is not None:
-            stack.callback(mirror.close, MIRROR_SECONDS)
+            stack.callback(lambda: mirror.close(session.seconds_left()))
         stack.callback(stop.ignore)
         with _last_event(session):
             if receipt is None:
@@ -262,7 +270,8 @@ def _publish(session: Session, receipt: Receipt) -> None:
         done[name] = sent
         session.progress.tick(sum(done.values()), total)
 
-    session.check_lock()
+    assert session.keeping is not None
+    session.keeping.lock.check()
     with closing(open_storage(uri)) as destination:
         publish(files, receipt.to_json(), destination, session.identity.run_id, on_progress=on_progress)
     session.emit(
@@ -277,7 +286,10 @@ def _last_event(session: Session) -> Iterator[None]:
         yield
     except (StopNow, KeyboardInterrupt, PreemptedError) as error:
         session.stop.ignore()
-        told = error if isinstance(error, PreemptedError) else session.stop.error()
+        told = error if isinstance(error, PacktrainError) else session.stop.error()
+        if not isinstance(told, PreemptedError):  # another rank died
+            _end(session, told.exit_code, str(told))
+            raise
         session.emit("preempted", _last_step(session), signal=session.stop.signal or "", message=str(told))
         raise
     except PacktrainError as error:

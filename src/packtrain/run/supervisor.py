@@ -18,11 +18,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from packtrain.errors import PacktrainError, UnavailableError, UsageError
+from packtrain.errors import PacktrainError, StorageError, UnavailableError, UsageError
 from packtrain.run.launch import Engine, Nodes
 from packtrain.run.node import Node, Verdict
 from packtrain.run.processes import adopting_orphans
 from packtrain.run.signals import Signals
+from packtrain.rundir import RunDir, tell_end
 
 WORKER = (sys.executable, "-m", "packtrain.cli.main")
 
@@ -130,8 +131,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from packtrain.config import seconds
             from packtrain.runfile import load
 
-            grace = seconds(load(asked.run, asked.set).config.checkpoint.grace)
-            return supervise(rest, processes=processes, grace=grace, signals=signals)
+            config = load(asked.run, asked.set).config
+            folder = Path(asked.run_dir) if asked.run_dir else Path("runs") / config.name
+
+            def on_end(exit_code: int, cause: str) -> None:
+                if exit_code:
+                    with suppress(StorageError):  # a full disk: the exit code is left, and says the same
+                        tell_end(RunDir(folder).events_file, exit_code, cause)
+
+            grace = seconds(config.checkpoint.grace)
+            return supervise(rest, processes=processes, grace=grace, signals=signals, on_end=on_end)
         except PacktrainError as error:
             _say([f"error: {line}" for line in str(error).splitlines()])
             _say([f"hint: {error.hint}"] if error.hint else [])

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from packtrain.config import seconds
 from packtrain.errors import BugError, GateError
 from packtrain.evaluate.answers import Answer, Score, answers, score
 from packtrain.model.attention import plain_attention
@@ -53,7 +52,7 @@ def make_adapter(session: Session) -> Receipt | None:
         return save_adapter(session, fit, made)
     finally:
         if fit.store is not None:
-            fit.store.close(wait_for_mirror=True, timeout=seconds(fit.config.checkpoint.grace))
+            fit.store.close(wait_for_mirror=True, timeout=session.seconds_left())
 
 
 def _check_ranks(fit: Fit, tensors: dict[str, torch.Tensor]) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -40,6 +41,8 @@ class StopRequest:
         self._old: dict[int, Any] = {}
         self._old_hook = sys.unraisablehook
         self.signal: str | None = None
+        self.requested_at: float | None = None
+        """When the first request came, by the monotonic clock."""
 
     @property
     def requested(self) -> bool:
@@ -76,6 +79,7 @@ class StopRequest:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self.signal = signal.Signals(number).name
+        self.requested_at = self.requested_at or time.monotonic()
         self._event.set()
         if number == signal.SIGINT:
             self._interrupts += 1
