@@ -61,9 +61,10 @@ def _train_here(run: Path, run_dir: Path | None, overrides: list[str], *, new: b
     answers: list[Answer] = []
     # Entered before the imports that take time: a stop during them is one like any other.
     with StopRequest(is_preemption) as stop:
-        from packtrain.run.session import run as run_session
-        from packtrain.runfile import load
-        from packtrain.train.progress import make_progress
+        with stop.deferred():
+            from packtrain.run.session import run as run_session
+            from packtrain.runfile import load
+            from packtrain.train.progress import make_progress
 
         run_file = load(run, overrides)
         outcome = run_session(

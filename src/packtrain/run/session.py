@@ -171,14 +171,16 @@ def run(
     session = Session(run_file, RunDir(folder), progress, stop, on_answers)
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return _lead(session, new=new)
-    from packtrain.model.parallel import joined
+    with stop.deferred():
+        from packtrain.model.parallel import joined
 
     with joined() as session.world:
         if session.world.is_main:
             return _lead(session, new=new)
         session.progress = Silent()
         if session.world.broadcast(False):
-            from packtrain.run.training import make_adapter
+            with stop.deferred():
+                from packtrain.run.training import make_adapter
 
             make_adapter(session)
     return None
@@ -210,8 +212,10 @@ def _lead(session: Session, *, new: bool) -> Outcome:
         stack.callback(stop.ignore)
         with _last_event(session):
             if receipt is None:
-                # Imported here: torch and transformers take seconds, which a finished run does not need.
-                from packtrain.run.training import make_adapter
+                # Imported here: torch and transformers take seconds, which a finished run does not need;
+                # and not interrupted: a library whose import was cut in the middle does not recover.
+                with stop.deferred():
+                    from packtrain.run.training import make_adapter
 
                 receipt = make_adapter(session)
                 assert receipt is not None
