@@ -19,7 +19,7 @@ from packtrain.artifacts.card import CardFacts, render
 from packtrain.artifacts.tokenizer_files import tokenizer_files
 from packtrain.artifacts.training_args import TrainingFacts, training_args
 from packtrain.errors import StorageError
-from packtrain.rundir import sync_folder
+from packtrain.rundir import sync
 
 if TYPE_CHECKING:
     import torch
@@ -108,11 +108,11 @@ def replace_folder(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-        sync_folder(new)
+        sync(new)
         if folder.exists():
             folder.rename(old)
         new.rename(folder)
-        sync_folder(folder.parent)
+        sync(folder.parent)
     except OSError as error:
         if old.exists() and not folder.exists():
             old.rename(folder)

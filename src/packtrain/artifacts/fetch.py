@@ -13,7 +13,7 @@ from typing import TypedDict
 from packtrain.artifacts.publish import CLAIM, FileProgress, read_receipt
 from packtrain.artifacts.receipt import RECEIPT, FileFacts
 from packtrain.errors import ConflictError, StorageError
-from packtrain.rundir import sync_folder, write_atomically
+from packtrain.rundir import sync, write_atomically
 from packtrain.storage import Storage
 from packtrain.storage.checksums import digests
 
@@ -60,7 +60,7 @@ def fetch(source: Storage, folder: Path, *, on_progress: FileProgress | None = N
                 _move_into(temporary, folder, wanted)
             else:
                 temporary.rename(folder)
-                sync_folder(folder.parent)
+                sync(folder.parent)
     except OSError as error:
         raise StorageError(f"{error.filename or folder}: {error.strerror or error}") from error
     known = files.keys() | {RECEIPT, CLAIM}
@@ -180,4 +180,4 @@ def _move_into(temporary: Path, folder: Path, wanted: Mapping[str, FileFacts]) -
     for name in (*wanted, RECEIPT):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(temporary / name, folder / name)  # noqa: PTH105
-        sync_folder((folder / name).parent)
+        sync((folder / name).parent)

@@ -14,18 +14,15 @@ import typer
 
 from packtrain.errors import BugError, MemoryExceededError, PacktrainError, StorageError
 
-#: Set for the ranks of a run by its supervisor.
-SUPERVISED = "PACKTRAIN_OUTCOMES"
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 def fail(error: BaseException) -> int:
     """Tells of ``error`` on stderr, and the supervisor where there is one; returns the exit code."""
-    code = _tell(error)
-    if SUPERVISED in os.environ:
-        from packtrain.run.outcome import write_outcome
+    from packtrain.run.outcome import write_outcome
 
-        write_outcome(code, str(error) or type(error).__name__, getattr(error, "hint", None))
+    code = _tell(error)
+    write_outcome(code, str(error) or type(error).__name__, getattr(error, "hint", None))
     return code
 
 

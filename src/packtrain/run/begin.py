@@ -12,7 +12,7 @@ from pathlib import Path
 from packtrain.config import RunConfig, config_hash, differences, identity
 from packtrain.errors import AccessError, ConfigError, ConflictError, StorageError
 from packtrain.run.lock import Lock
-from packtrain.rundir import RunDir, RunIdentity, new_run_id, sync_folder, timestamp
+from packtrain.rundir import RunDir, RunIdentity, new_run_id, sync, timestamp
 from packtrain.storage import open_storage
 
 
@@ -73,7 +73,7 @@ def _create(run_dir: RunDir, config: RunConfig) -> RunIdentity:
             pass
         finally:
             temporary.unlink()
-        sync_folder(run_dir.path)
+        sync(run_dir.path)
     except OSError as error:
         kind = AccessError if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS} else StorageError
         raise kind(f"cannot write to {run_dir.path}: {error.strerror or error}") from error

@@ -14,7 +14,6 @@ from packtrain.artifacts.receipt import Receipt, build, package_versions
 from packtrain.artifacts.training_args import TrainingFacts
 from packtrain.artifacts.verify import reload_check
 from packtrain.config import identity
-from packtrain.data.batches import collate
 from packtrain.evaluate.answers import Answer, Score, score
 from packtrain.model.attention import plain_attention
 from packtrain.model.parallel import World
@@ -84,8 +83,6 @@ def save_adapter(session: Session, fit: Fit, made: list[Answer]) -> Receipt:
 def whole_again(fit: Fit, tensors: dict[str, torch.Tensor]) -> Fit:
     """After sharded training, on the main rank alone: the base read anew, with what was trained."""
     world = World(device=fit.trainer.device)
-    rows = fit.data.train
-    shortest = np.argsort(rows.lengths, kind="stable")[:2]
     model, adapter, loss = spread_model(
         fit.base,
         fit.config,
@@ -93,7 +90,7 @@ def whole_again(fit: Fit, tensors: dict[str, torch.Tensor]) -> Fit:
         "data",
         dtype=getattr(torch, fit.state.settings["dtype"]),
         activation_checkpointing=False,
-        sample=collate(rows, [shortest], [0]),
+        rows=fit.data.train,
     )
     adapter.load(tensors)
     trainer = replace(fit.trainer, loss=loss, adapter=adapter, world=world, sharded=False)

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from packtrain.config import RunConfig
-from packtrain.data.batches import BatchPlan, collate
+from packtrain.data.batches import BatchPlan
 from packtrain.data.chat import template_text
 from packtrain.data.prepare import PreparedData, prepare
 from packtrain.errors import BugError
@@ -82,7 +82,6 @@ def set_up(session: Session) -> Fit:
     base = world.main_first(lambda: resolve_base(config.model, on_progress=session.progress.stage))
     dtype = getattr(torch, settings["dtype"])
     mode = choose_mode(world, weights_size(base.folder), config.train.parallel)
-    shortest = np.argsort(data.train.lengths, kind="stable")[:2]
     model, adapter, loss = spread_model(
         base,
         config,
@@ -90,7 +89,7 @@ def set_up(session: Session) -> Fit:
         mode,
         dtype=dtype,
         activation_checkpointing=settings["activation_checkpointing"],
-        sample=collate(data.train, [shortest], [0]),
+        rows=data.train,
     )
     optimizer = make_optimizer(adapter.parameters(), config.train)
     fingerprint = world.broadcast(

@@ -67,23 +67,21 @@ def keeping(
             place = opened(config.output.run_uri)
         elif config.output.run_uri is None and (uri := runs_uri(config.output.uri, config.name)) is not None:
             runs = opened(uri)
-        if run_dir.identity() is None and not new:
-            known = find_run(runs) if runs else read_identity(place) if place else None
+        bucket = runs or place
+        if bucket is not None and run_dir.identity() is None and not new:
+            known = find_run(runs) if runs is not None else read_identity(bucket)
             if known is not None:
-                check_settings(known, config, (runs or place).uri)  # type: ignore[union-attr]
+                check_settings(known, config, bucket.uri)
                 write_atomically(run_dir.identity_file, known.to_json())
         identity = begin(run_dir, config, new=new, on_moved=on_moved)
         local = stack.enter_context(Lock(stack.enter_context(closing(open_storage(run_dir.path)))))
-        if runs is not None:
-            owner = claim_run(runs, identity, new=new)
-        elif place is not None:
-            owner = claim_place(place, identity)
-        else:
+        if bucket is None:
             yield Keeping(run_dir, identity, local, None)
             return
+        owner = claim_place(bucket, identity) if runs is None else claim_run(runs, identity, new=new)
         if owner.run_id != identity.run_id and not run_dir.events_file.exists():
             # Two machines began at once, and the other was first: this one has done nothing yet.
-            check_settings(owner, config, str((runs or place).uri))  # type: ignore[union-attr]
+            check_settings(owner, config, bucket.uri)
             write_atomically(run_dir.identity_file, owner.to_json())
             identity = owner
         if runs is not None:

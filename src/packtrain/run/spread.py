@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from packtrain.config import RunConfig
-from packtrain.data.batches import MicroBatch
+from packtrain.data.batches import collate
+from packtrain.data.tokenized import TokenizedRows
 from packtrain.model.adapter import Adapter, add_adapter, checkpoint_activations
 from packtrain.model.loss import CausalLoss, check_against_model
 from packtrain.model.parallel import Mode, World, shard
@@ -25,9 +27,9 @@ def spread_model(
     *,
     dtype: torch.dtype,
     activation_checkpointing: bool,
-    sample: MicroBatch,
+    rows: TokenizedRows,
 ) -> Spread:
-    """Load the base and add the adapter; ``sample`` is what our loss is checked on.
+    """Load the base and add the adapter; our loss is checked on the two shortest of ``rows``, packed.
 
     "data": every rank has all of it. "fsdp": rank 0 alone reads the weights, into host memory, and the
     others get their shards from it.
@@ -49,6 +51,8 @@ def spread_model(
         checkpoint_activations(model)
     loss = CausalLoss.of(model)
     if not sharded or world.is_main:
+        shortest = np.argsort(rows.lengths, kind="stable")[:2]
+        sample = collate(rows, [shortest], [0])
         check_against_model(loss, model, sample.to(loss.head.weight.device))
     if sharded:
         _shard(loss, model, world)

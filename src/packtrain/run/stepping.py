@@ -86,7 +86,8 @@ class _Saver:
         self.session.check_lock()
         if not wait and not world.broadcast(store is None or store.ready):
             return False
-        # A stop right after a checkpoint was begun: only wait for it.
+        # A stop is answered by a checkpoint that is known to be whole: one that is still being written
+        # is waited for, and written again.
         if state.step > self.saved_step or (wait and state.step > 0):
             snapshot = take_snapshot(state, self.fit.adapter, self.fit.trainer.optimizer)
             if store is not None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from packtrain.errors import StorageError
+from packtrain.rundir import sync
 
 
 def cache_folder() -> Path:
@@ -41,9 +42,9 @@ def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
             build(temporary)
             with storage_errors(folder):
                 for path in (*temporary.rglob("*"), temporary):
-                    _sync(path)
+                    sync(path)
                 temporary.rename(folder)
-                _sync(folder.parent)
+                sync(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     return folder
@@ -69,11 +70,3 @@ def storage_errors(path: Path) -> Iterator[None]:
             f"cannot write {path}: {error.strerror or error}",
             hint="PACKTRAIN_CACHE names another folder for converted models",
         ) from error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

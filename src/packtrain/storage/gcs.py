@@ -24,7 +24,7 @@ from google.auth.transport.requests import AuthorizedSession
 from google.cloud import storage as google_storage
 
 from packtrain.errors import ConfigError, StorageError
-from packtrain.rundir import sync_folder
+from packtrain.rundir import sync
 from packtrain.storage.base import ObjectInfo, Progress
 from packtrain.storage.checksums import crc32c_bytes, crc32c_file
 from packtrain.storage.gcs_errors import (
@@ -193,7 +193,7 @@ class GcsStorage:
             if info.crc32c != crc32c_file(temporary):
                 raise DamagedError("the bytes that came have another checksum")
             temporary.replace(path)
-            sync_folder(path.parent)
+            sync(path.parent)
             return info
 
         try:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from packtrain.errors import AccessError, StorageError, UnavailableError
-from packtrain.rundir import sync_folder
+from packtrain.rundir import sync
 from packtrain.storage.base import ObjectInfo, PreconditionError, Progress
 from packtrain.storage.checksums import BLOCK, crc32c_file
 from packtrain.storage.names import check_name
@@ -114,7 +114,7 @@ class LocalStorage:
                 if crc32c_file(temporary) != info.crc32c:
                     raise StorageError(f"{self._path(name)}: changed while it was read")
                 temporary.replace(path)
-                sync_folder(path.parent)
+                sync(path.parent)
             finally:
                 temporary.unlink(missing_ok=True)
         return info
@@ -128,7 +128,7 @@ class LocalStorage:
                 self._require(name, path, if_generation)
             path.unlink(missing_ok=True)
             if path.parent.is_dir():
-                sync_folder(path.parent)
+                sync(path.parent)
 
     def _put(self, name: str, fill: Callable[[BinaryIO], None], if_generation: int | None) -> ObjectInfo:
         path = self._path(name)
@@ -151,7 +151,7 @@ class LocalStorage:
                     moment = max(time.time_ns(), before + 1)
                     os.utime(temporary, ns=(moment, moment))
                     temporary.replace(path)
-                    sync_folder(path.parent)
+                    sync(path.parent)
                     info = self._stat(name, path)
             finally:
                 file.close()

@@ -26,7 +26,7 @@ from torch import Tensor
 from packtrain.errors import ConfigError, StorageError
 from packtrain.model.adapter import Adapter
 from packtrain.model.parallel import put, whole
-from packtrain.rundir import sync_folder, write_atomically
+from packtrain.rundir import sync, write_atomically
 from packtrain.storage.checksums import digests
 
 VERSION = 1
@@ -170,7 +170,7 @@ def install(temporary: Path, target: Path) -> None:
     """Let a folder that is complete, and on the disk, appear under its name."""
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
-    sync_folder(target.parent)
+    sync(target.parent)
 
 
 def commits(folder: Path) -> tuple[list[Commit], dict[str, str]]:
