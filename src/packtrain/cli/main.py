@@ -11,13 +11,15 @@ import importlib
 import io
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
 from packtrain import __version__
-from packtrain.cli.outcome import fail
+from packtrain.cli.outcome import INTERRUPTED, fail
 
 #: Verb -> its line in ``packtrain --help``. The function of that name is in ``packtrain.cli.<verb>``.
 VERBS = {
@@ -29,6 +31,22 @@ VERBS = {
     "schema": "Print the JSON Schema of a run file.",
     "version": "Print the version, and with -v what a bug report needs.",
 }
+
+
+def entry() -> None:
+    """The process: :func:`main` on its command line, and its end."""
+    try:
+        code = main()
+    except KeyboardInterrupt:  # one more, while the first was being told of
+        code = INTERRUPTED
+    if all(thread is threading.main_thread() for thread in threading.enumerate()):
+        sys.exit(code)
+    # A thread that was left behind (a second Ctrl-C waits for none) and stands inside C++ code when the
+    # interpreter is taken down ends the process with SIGABRT in place of its exit code.
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code)
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -112,4 +130,4 @@ def _flushed(code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    entry()
