@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -190,9 +191,9 @@ class ClusterConfig(Section):
     """Region or zone of the cluster."""
     name: str | None = None
     """The GKE cluster."""
-    namespace: str = "default"
-    """Kubernetes namespace."""
-    service_account: str | None = None
+    namespace: str = Field(default="default", pattern=DNS_LABEL)
+    """Kubernetes namespace. Whoever may make pods there has the rights of the service account."""
+    service_account: str = Field(default="packtrain", pattern=DNS_LABEL)
     """Kubernetes service account with the right to the bucket."""
     machine: str = "a3-megagpu-8g"
     """Machine type of a node."""
@@ -200,8 +201,12 @@ class ClusterConfig(Section):
     """Nodes of a run."""
     capacity: Literal["on-demand", "spot", "flex-start", "queued", "reservation"] = "spot"
     """How the nodes are bought."""
+    reservation: str | None = None
+    """The reservation's name, with `capacity: reservation`."""
     queue: str | None = None
     """Kueue's LocalQueue."""
+    host_network: bool = False
+    """Several nodes: pods on the node's own network. Only where GPUDirect-TCPXO does not work without."""
     image: str | None = None
     """Container image; resolved to a digest at submit. Default: made from packtrain's version."""
     max_cost: Money | None = None

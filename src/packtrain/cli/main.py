@@ -21,7 +21,8 @@ import typer
 from packtrain import __version__
 from packtrain.cli.outcome import INTERRUPTED, fail
 
-#: Verb -> its line in ``packtrain --help``. The function of that name is in ``packtrain.cli.<verb>``.
+#: Verb -> its line in ``packtrain --help``. The function of that name is in ``packtrain.cli.<verb>``; of
+#: two words, the first is a group of verbs and the module.
 VERBS = {
     "init": "Write a commented run file to begin with.",
     "train": "Fine-tune as a run file says, and publish a verified adapter.",
@@ -30,6 +31,11 @@ VERBS = {
     "fetch": "Bring an adapter back from a bucket and verify it.",
     "schema": "Print the JSON Schema of a run file.",
     "version": "Print the version, and with -v what a bug report needs.",
+}
+#: The verbs of two words, by their first.
+GROUPS: dict[str, str] = {
+    "cloud": "Bring a Google Cloud project from nothing to ready, look at it, and undo it.",
+    "image": "Build the container image.",
 }
 
 
@@ -64,25 +70,37 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def application(arguments: Sequence[str]) -> typer.Typer:
-    """All verbs by name and help; only the one that ``arguments`` call is imported."""
+    """All verbs by name and help; only the module that ``arguments`` call is imported."""
     called = next((argument for argument in arguments if not argument.startswith("-")), None)
-    app = typer.Typer(
-        help="A run file in, a verified adapter in your bucket out.",
+    app = _typer(help="A run file in, a verified adapter in your bucket out.")
+    app.callback()(_root)
+    groups: dict[str, typer.Typer] = {}
+    for verb, line in VERBS.items():
+        group, _, name = verb.rpartition(" ")
+        if group and group not in groups:
+            groups[group] = _typer(help=GROUPS[group])
+            app.add_typer(groups[group], name=group)
+        is_called = (group or name) == called
+        function = _guarded(verb_function(verb)) if is_called else _not_called
+        parent = groups[group] if group else app
+        parent.command(name, short_help=line, help=None if is_called else line)(function)
+    return app
+
+
+def _typer(help: str) -> typer.Typer:  # noqa: A002  (as typer calls it)
+    return typer.Typer(
+        help=help,
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback()(_root)
-    for verb, line in VERBS.items():
-        function = _guarded(verb_function(verb)) if verb == called else _not_called
-        app.command(verb, short_help=line, help=None if verb == called else line)(function)
-    return app
 
 
 def verb_function(verb: str) -> Callable[..., Any]:
-    function = getattr(importlib.import_module(f"packtrain.cli.{verb}"), verb)
+    module, name = verb.split(" ")[0], verb.split(" ")[-1]
+    function = getattr(importlib.import_module(f"packtrain.cli.{module}"), name)
     assert callable(function)
     return function  # type: ignore[no-any-return]
 
