@@ -21,11 +21,12 @@ import typer
 from packtrain import __version__
 from packtrain.cli.outcome import INTERRUPTED, fail
 
-#: Verb -> its line in ``packtrain --help``. The function of that name is in ``packtrain.cli.<verb>``; of
-#: two words, the first is a group of verbs and the module.
+#: Verb -> its line in ``packtrain --help``. The function of that name (``-`` is ``_``) is in
+#: ``packtrain.cli.<verb>``; of two words, the first is a group of verbs and the module.
 VERBS = {
     "init": "Write a commented run file to begin with.",
     "train": "Fine-tune as a run file says, and publish a verified adapter.",
+    "verify-resume": "Prove that a run which is stopped and resumed ends the same.",
     "data": "Show the training data as the model sees it.",
     "chat": "Talk with an adapter.",
     "fetch": "Bring an adapter back from a bucket and verify it.",
@@ -99,7 +100,8 @@ def _typer(help: str) -> typer.Typer:  # noqa: A002  (as typer calls it)
 
 
 def verb_function(verb: str) -> Callable[..., Any]:
-    module, name = verb.split(" ")[0], verb.split(" ")[-1]
+    words = verb.replace("-", "_").split(" ")
+    module, name = words[0], words[-1]
     function = getattr(importlib.import_module(f"packtrain.cli.{module}"), name)
     assert callable(function)
     return function  # type: ignore[no-any-return]
