@@ -1,0 +1,1 @@
+"""Kubernetes: manifests as pure functions of a run file, and what is done with them."""

@@ -1,0 +1,24 @@
+"""What manifests are made from: a run, pinned. The input of every function that renders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from packtrain.config import RunConfig
+from packtrain.plan.machines import Machine, machine
+
+
+@dataclass(frozen=True)
+class Launch:
+    config: RunConfig
+    """Resolved: the revisions are pinned and the output is in a bucket."""
+    run_yaml: str
+    """The same as a run file: what the pod reads."""
+    run_id: str
+    image: str
+    """Reference of the trainer's image, with its digest where it is known."""
+    config_hash: str
+
+    @property
+    def machine(self) -> Machine:
+        return machine(self.config.cluster.machine)

@@ -1,0 +1,1 @@
+"""What a run needs before it costs anything: machines, memory, time, money."""
