@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -200,6 +201,7 @@ def test_a_full_disk_is_told() -> None:
         pytest.skip("/dev/full: not on this system")
     writer = object.__new__(EventWriter)
     writer.path, writer.attempt, writer.seq = Path("/dev/full"), 1, 0
+    writer._mutex = threading.Lock()
     with Path("/dev/full").open("ab", buffering=0) as writer._file:
         with pytest.raises(StorageError, match="No space left"):
             writer.write("warning", 0)

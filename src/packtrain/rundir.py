@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from packtrain.errors import ConfigError, StorageError
+from packtrain.errors import BY_EXIT_CODE, ConfigError, PreemptedError, StorageError
 
 EVENTS_VERSION = 1
 Kind = Literal["start", "step", "eval", "checkpoint", "preempted", "published", "end", "warning"]
@@ -181,6 +182,7 @@ class EventWriter:
 
     def __init__(self, path: Path, attempt: int) -> None:
         self.path, self.attempt, self.seq = path, attempt, 0
+        self._mutex = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             _cut_torn_line(path)
@@ -189,7 +191,11 @@ class EventWriter:
             raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
 
     def write(self, kind: Kind, step: int, **fields: Any) -> Event:
-        """Append one event; it is in the file, whole, when this returns."""
+        """Append one event; it is in the file, whole, when this returns. In any thread."""
+        with self._mutex:
+            return self._write(kind, step, fields)
+
+    def _write(self, kind: Kind, step: int, fields: dict[str, Any]) -> Event:
         assert kind in KINDS, kind
         event = Event(kind, step, self.attempt, self.seq, timestamp(), fields=_finite(fields))
         data = (event.to_line() + "\n").encode()
@@ -301,9 +307,11 @@ def tell_end(path: Path, exit_code: int, message: str) -> None:
     For who outlives a process that was killed, and knows why.
     """
     events = history(path)
-    if not events or events[-1].kind in ("end", "preempted"):
+    if not events or events[-1].kind == "end":
         return
     last = events[-1]
+    if last.kind == "preempted" and BY_EXIT_CODE.get(exit_code) is PreemptedError:
+        return
     with EventWriter(path, last.attempt) as writer:
         writer.seq = last.seq + 1
         writer.write("end", last.step, outcome="failed", exit_code=exit_code, message=message)

@@ -10,10 +10,12 @@ import functools
 import importlib
 import io
 import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -42,10 +44,12 @@ GROUPS: dict[str, str] = {
 
 def entry() -> None:
     """The process: :func:`main` on its command line, and its end."""
+    code = INTERRUPTED
     try:
         code = main()
+        _nothing_to_interrupt(code)
     except KeyboardInterrupt:  # one more, while the first was being told of
-        code = INTERRUPTED
+        _nothing_to_interrupt(code)
     if all(thread is threading.main_thread() for thread in threading.enumerate()):
         sys.exit(code)
     # A thread that was left behind (a second Ctrl-C waits for none) and stands inside C++ code when the
@@ -56,6 +60,12 @@ def entry() -> None:
     os._exit(code)
 
 
+def _nothing_to_interrupt(code: int) -> None:
+    """From now on Ctrl-C just ends the process: the interpreter, on its way out, would show a trace."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as under nohup
+        signal.signal(signal.SIGINT, lambda *_: os._exit(code))
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code (:mod:`packtrain.errors`)."""
     arguments = list(sys.argv[1:] if args is None else args)
@@ -64,7 +74,8 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         typer.main.get_command(application(arguments))(args=arguments, prog_name="packtrain")
     except SystemExit as end:
-        return _flushed(end.code if isinstance(end.code, int) else 0)
+        code = end.code if isinstance(end.code, int) else 0
+        return _flushed(INTERRUPTED if code == 1 else code)  # click's: a Ctrl-C that no verb has seen
     except Exception as error:  # noqa: BLE001  (a verb's module that cannot be imported; told below)
         return fail(error)
     return 0
@@ -135,9 +146,16 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
         except (typer.Exit, typer.Abort, typer.BadParameter):
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (each kind has its exit code)
-            raise typer.Exit(fail(error)) from None
+            raise typer.Exit(_told(error)) from None
 
     return guarded
+
+
+def _told(error: BaseException) -> int:
+    try:
+        return fail(error)
+    except KeyboardInterrupt:  # one more
+        return INTERRUPTED
 
 
 def _flushed(code: int) -> int:

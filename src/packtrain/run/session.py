@@ -23,10 +23,11 @@ from packtrain.errors import MemoryExceededError, PacktrainError, PreemptedError
 from packtrain.evaluate.answers import Answer
 from packtrain.run.keeping import Keeping, keeping
 from packtrain.run.mirror import keep_config
+from packtrain.run.outcome import write_outcome
 from packtrain.rundir import EventWriter, Kind, RunDir, RunIdentity, history, last_attempt, write_atomically
 from packtrain.runfile import RunFile, dump, load
 from packtrain.storage import open_storage
-from packtrain.train.preemption import StopNow, StopRequest
+from packtrain.train.preemption import NOT_SAVED, StopNow, StopRequest
 from packtrain.train.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -95,6 +96,11 @@ class Session:
             return MIRROR_SECONDS
         grace = seconds(self.run_file.config.checkpoint.grace)
         return max(0.0, 0.9 * grace - (time.monotonic() - self.stop.requested_at))
+
+    def tell_overdue(self, message: str) -> None:
+        """The last word of a process that does not end in its grace; in another thread."""
+        write_outcome(PreemptedError.exit_code, message, NOT_SAVED)
+        self.emit("preempted", _last_step(self), signal=self.stop.signal or "SIGTERM", message=message)
 
     def make_store(self) -> CheckpointStore:
         """Where this attempt's checkpoints go."""
@@ -169,6 +175,7 @@ def run(
     :mod:`packtrain.errors`, and :class:`StopNow`, which becomes one where ``stop`` is left.
     """
     session = Session(run_file, RunDir(folder), progress, stop, on_answers)
+    stop.grace, stop.on_overdue = seconds(run_file.config.checkpoint.grace), session.tell_overdue
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return _lead(session, new=new)
     with stop.deferred():

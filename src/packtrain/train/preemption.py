@@ -3,11 +3,13 @@
 While nothing can be lost (start-up, loading, data, publishing) the request is raised where the
 program stands, as a :class:`StopNow`, and leaves :class:`StopRequest` as a ``PreemptedError``.
 Inside :meth:`StopRequest.deferred` it is only noted, so that the training loop can end its step and
-save. A second Ctrl-C always ends at once.
+save. A second Ctrl-C always ends at once. What has not ended when the grace of a SIGTERM is nearly
+over, in whatever it is stuck, is ended without saving: SIGKILL would come next, and say nothing.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -18,6 +20,13 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from packtrain.errors import PacktrainError, PreemptedError, UnavailableError
+from packtrain.train.stop_watch import StopWatch
+
+#: Share of the grace after which a process that has not ended is.
+LAST_MOMENT = 0.95
+NOT_SAVED = "the same command goes on from the last checkpoint; checkpoint.grace is the time for a stop"
+#: So many Ctrl-C end without any tidying up.
+IMPATIENT = 4
 
 
 class StopNow(BaseException):
@@ -31,18 +40,24 @@ class StopNow(BaseException):
 class StopRequest:
     """Installs handlers for SIGTERM and SIGINT while it is entered; the old ones come back."""
 
-    def __init__(self, is_preemption: Callable[[], bool] = lambda: True) -> None:
+    def __init__(self, is_preemption: Callable[[], bool] = lambda: True, *, grace: float = 15.0) -> None:
         """``is_preemption()``: False where a SIGTERM comes from a launcher because another rank died."""
+        self.grace = grace
+        """Seconds from SIGTERM to SIGKILL."""
+        self.on_overdue: Callable[[str], None] = lambda message: None
+        """Called, in another thread, with what is to be told of a process that is ended without saving."""
+        self._watch = StopWatch(self._seen, self._end_now)
         self._is_preemption = is_preemption
         self._lost_peer = False
         self._event = threading.Event()
         self._deferred = 0
         self._interrupts = 0
+        self._raised = False
         self._old: dict[int, Any] = {}
         self._old_hook = sys.unraisablehook
         self.signal: str | None = None
         self.requested_at: float | None = None
-        """When the first request came, by the monotonic clock."""
+        """When the first request came, by the monotonic clock; known before the main thread sees it."""
 
     @property
     def requested(self) -> bool:
@@ -83,14 +98,39 @@ class StopRequest:
         self._event.set()
         if number == signal.SIGINT:
             self._interrupts += 1
-            if self._interrupts > 1:
+            if self._interrupts >= IMPATIENT:
+                os._exit(128 + signal.SIGINT)
+            if self._interrupts > 2:
+                return  # the second is on its way out, and leaves things tidy
+            if self._interrupts == 2:
                 raise KeyboardInterrupt
         if number == signal.SIGTERM and not self._is_preemption():
             # Saving needs the rank that is gone: nothing is left to do here.
             self._lost_peer = True
-            self.check()
+            self._raise_once()
         if not self._deferred:
-            self.check()
+            self._raise_once()
+
+    def _raise_once(self) -> None:
+        """A second signal must not interrupt what the first one's way out has to tidy up."""
+        if not self._raised:
+            self._raised = True
+            raise StopNow
+
+    def _seen(self, number: int) -> float | None:
+        """In the watching thread: when a request came, and how long it may take."""
+        self.requested_at = self.requested_at or time.monotonic()
+        return LAST_MOMENT * self.grace if number == signal.SIGTERM and self._is_preemption() else None
+
+    def _end_now(self) -> None:
+        """In the watching thread: the main one is still in a call that does not return."""
+        message = f"stopped by SIGTERM, and not done within {self.grace:g} s: ended without saving"
+        try:
+            self.on_overdue(message)
+            sys.stderr.write(f"error: {message}\nhint: {NOT_SAVED}\n")
+            sys.stderr.flush()
+        finally:
+            os._exit(PreemptedError.exit_code)
 
     def _unraisable(self, ignored: sys.UnraisableHookArgs) -> None:
         """Python drops what is raised in a ``__del__``: then the next :meth:`check` stops the run."""
@@ -102,6 +142,7 @@ class StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.signal(number, self._handle)
+            self._watch.start()
         return self
 
     def __exit__(
@@ -110,6 +151,7 @@ class StopRequest:
         for number, old in self._old.items():
             signal.signal(number, old)
         self._old.clear()
+        self._watch.stop()
         sys.unraisablehook = self._old_hook
         if isinstance(error, StopNow):
             raise self.error() from error

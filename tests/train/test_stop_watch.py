@@ -1,0 +1,86 @@
+"""A process whose main thread is in a long call of C code: the stop is seen at once, and has an end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from packtrain.train.preemption import StopRequest
+
+SRC = Path(__file__).parents[2] / "src"
+#: PBKDF2 lets other threads run, comes back to no Python code, and takes minutes.
+STUCK = """
+import hashlib, sys
+from packtrain.train.preemption import StopRequest
+with StopRequest(**{arguments}) as stop, stop.deferred():
+    stop.on_overdue = lambda message: print("told:", message, flush=True)
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"p", b"s", {rounds})
+    print("seen", stop.requested, stop.requested_at is not None, flush=True)
+"""
+
+
+def stuck(arguments: str, rounds: int = 2_000_000_000) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK.format(arguments=arguments, rounds=rounds)],
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    time.sleep(0.2)  # for the call to have begun
+    return process
+
+
+def test_what_does_not_come_back_in_the_grace_is_ended() -> None:
+    with stuck("dict(grace=1.0)") as process:
+        process.terminate()
+        out, err = process.communicate(timeout=120)
+    message = "stopped by SIGTERM, and not done within 1 s: ended without saving"
+    assert (process.returncode, out) == (75, f"told: {message}\n")
+    assert err.splitlines() == [
+        f"error: {message}",
+        "hint: the same command goes on from the last checkpoint; checkpoint.grace is the time for a stop",
+    ]
+
+
+def test_a_peer_that_is_lost_sets_no_deadline_and_neither_does_ctrl_c() -> None:
+    for number, arguments in (
+        (signal.SIGTERM, "dict(grace=0.01, is_preemption=lambda: False)"),
+        (signal.SIGINT, "dict(grace=0.01)"),
+    ):
+        with stuck(arguments) as process:
+            process.send_signal(number)
+            time.sleep(0.5)
+            assert process.poll() is None
+            process.kill()
+            process.communicate()
+
+
+def test_the_time_of_a_request_is_known_before_the_main_thread_comes_back() -> None:
+    stop = StopRequest()
+    with stop, stop.deferred():
+        begun = time.monotonic()
+        # Until the watching thread has seen it: the main one looks at no bytecode of ours meanwhile.
+        signal.pthread_kill(stop._watch._thread.ident, signal.SIGINT)  # type: ignore[union-attr, arg-type]
+        while stop.requested_at is None:
+            assert time.monotonic() < begun + 30
+            time.sleep(0.001)
+        assert begun <= stop.requested_at <= time.monotonic()
+        stop._event.clear()
+
+
+def test_no_thread_and_no_descriptor_stay() -> None:
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    for _ in range(3):
+        with StopRequest():
+            pass
+    assert signal.set_wakeup_fd(-1) == -1
+    if before:
+        assert len(os.listdir("/proc/self/fd")) == before
