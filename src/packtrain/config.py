@@ -205,6 +205,9 @@ class ClusterConfig(Section):
     """The reservation's name, with `capacity: reservation`."""
     queue: str | None = None
     """Kueue's LocalQueue."""
+    node_pool: str | None = None
+    """The GKE node pool. Default: any that has the machine; with `capacity: queued` or `reservation`
+    the one that `packtrain cloud setup` makes."""
     host_network: bool = False
     """Several nodes: pods on the node's own network. Only where GPUDirect-TCPXO does not work without."""
     image: str | None = None
