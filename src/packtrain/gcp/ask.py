@@ -1,0 +1,53 @@
+"""Questions to gcloud and kubectl: an answer, None for what is not there, or one of our errors."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from packtrain.errors import UnavailableError
+from packtrain.gcp.commands import ASKING, Command, Finished, Runner, spoken
+from packtrain.gcp.errors import explain, is_absent, is_api_off
+
+
+def checked(runner: Runner, command: Command, *, timeout: float = ASKING) -> str:
+    """What the command writes; one of our errors where it ends badly."""
+    finished = runner.run(command, timeout=timeout)
+    if not finished.ok:
+        raise explain(command, finished)
+    return finished.stdout
+
+
+def ask(runner: Runner, command: Command) -> Any:
+    """The JSON that the command prints; None where what it asks for is not there.
+
+    Where the service itself is not enabled in the project, nothing of it is there either.
+    """
+    finished = runner.run(command)
+    if not finished.ok:
+        if is_absent(finished) or is_api_off(finished):
+            return None
+        raise explain(command, finished)
+    if not finished.stdout.strip():
+        return None
+    try:
+        return json.loads(finished.stdout)
+    except ValueError:
+        raise UnavailableError(
+            f"{spoken(command)} answers with something that is no JSON",
+            hint=f"run it by hand: {command.shown()}",
+        ) from None
+
+
+@dataclass
+class Remembering:
+    """A runner that asks each question once: the steps of a plan look at the same things."""
+
+    runner: Runner
+    answers: dict[Command, Finished] = field(default_factory=dict)
+
+    def run(self, command: Command, *, timeout: float = ASKING) -> Finished:
+        if command not in self.answers:
+            self.answers[command] = self.runner.run(command, timeout=timeout)
+        return self.answers[command]

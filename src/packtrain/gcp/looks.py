@@ -1,0 +1,61 @@
+"""What several steps ask: the project's number, the cluster, the service account in it, who has a role."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from packtrain.errors import AccessError
+from packtrain.gcp import kubectl
+from packtrain.gcp.ask import ask, checked
+from packtrain.gcp.commands import Command, Runner
+from packtrain.gcp.site import PROJECT_NUMBER, Site
+
+
+def project_number(runner: Runner, site: Site) -> str:
+    argv = ("gcloud", "projects", "describe", site.project, "--format=value(projectNumber)")
+    number = checked(runner, Command(argv)).strip()
+    if not number.isdigit():
+        raise AccessError(f"the project {site.project} has no number: gcloud answers {number[:40]!r}")
+    return number
+
+
+def with_number(runner: Runner, site: Site, text: str) -> str:
+    return text.replace(f"${PROJECT_NUMBER}", project_number(runner, site)) if "$" in text else text
+
+
+def describe(site: Site) -> Command:
+    argv = ("gcloud", "container", "clusters", "describe", site.cluster, *site.at_cluster, "--format=json")
+    return Command(argv)
+
+
+def list_pools(site: Site) -> Command:
+    at = (f"--cluster={site.cluster}", *site.at_cluster)
+    return Command(("gcloud", "container", "node-pools", "list", *at, "--format=json"))
+
+
+def cluster_is_there(runner: Runner, site: Site) -> bool:
+    """Whether kubectl can be asked."""
+    if os.environ.get("PACKTRAIN_KUBECONFIG"):
+        return True
+    found = ask(runner, describe(site))
+    return found is not None and found.get("status") != "PROVISIONING"
+
+
+def service_account(runner: Runner, site: Site) -> dict[str, Any] | None:
+    """The Kubernetes service account, where it and the cluster are there."""
+    if not cluster_is_there(runner, site):
+        return None
+    found = ask(runner, kubectl.get("serviceaccount", site.service_account, site.namespace))
+    return None if found is None else dict(found)
+
+
+def members(policy: dict[str, Any] | None, role: str) -> set[str]:
+    """Who has a role without a condition."""
+    bindings = (policy or {}).get("bindings") or []
+    return {
+        member
+        for binding in bindings
+        if binding["role"] == role and not binding.get("condition")
+        for member in binding.get("members", ())
+    }
