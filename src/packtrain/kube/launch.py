@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from packtrain.config import RunConfig
 from packtrain.plan.machines import Machine, machine
+from packtrain.run.mirror import default_run_uri
 
 
 @dataclass(frozen=True)
@@ -22,3 +23,17 @@ class Launch:
     @property
     def machine(self) -> Machine:
         return machine(self.config.cluster.machine)
+
+    @property
+    def output_uri(self) -> str:
+        """Where the adapter goes, in a bucket."""
+        assert self.config.output.uri is not None
+        return self.config.output.uri
+
+    @property
+    def run_uri(self) -> str:
+        """Where checkpoints, events and logs go, in a bucket."""
+        name, uri = self.config.name, self.config.output.run_uri
+        found = uri or default_run_uri(self.output_uri, name, self.run_id)
+        assert found is not None
+        return found

@@ -116,9 +116,9 @@ def price_per_hour(machine: Machine, capacity: Capacity) -> Price:
         capacity=capacity,
         usd=usd,
         upper_bound=usd is not None and capacity in ("flex-start", "queued"),
-        region=own.get("region", listed["region"]),
-        date=listed["date"],
-        source=listed["source"],
+        region=listed["region"],
+        date=own.get("date", listed["date"]),
+        source=own.get("source", listed["source"]),
     )
 
 
