@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from standins.kube_api import Fault, KubeApi, kube_api  # noqa: F401  (the fixture)
+from standins.kube_api import Fault, KubeApi
 from standins.kube_story import Cluster
 
 SDK = Path("/usr/lib/google-cloud-sdk/bin")
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not PROGRAMS, reason="kubectl is not installed")
 
 
 @pytest.fixture(params=PROGRAMS)
-def kubectl(request: pytest.FixtureRequest, kube_api: KubeApi, tmp_path: Path) -> Any:  # noqa: F811
+def kubectl(request: pytest.FixtureRequest, kube_api: KubeApi, tmp_path: Path) -> Any:
     kubeconfig = kube_api.kubeconfig(tmp_path / "kubeconfig")
 
     def run(*arguments: str, stdin: Any = None, code: int = 0) -> str:
@@ -64,7 +64,7 @@ def job(name: str, image: str = "a") -> dict[str, Any]:
     }
 
 
-def test_kubectl_applies_on_both_sides(kubectl: Any, kube_api: KubeApi) -> None:  # noqa: F811
+def test_kubectl_applies_on_both_sides(kubectl: Any, kube_api: KubeApi) -> None:
     assert "created" in kubectl("apply", "-f", "-", stdin=config_map("client", a="1"))
     assert "configured" in kubectl("apply", "-f", "-", stdin=config_map("client", b="2"))
     assert kube_api.get("ConfigMap", "client")["data"] == {"b": "2"}
@@ -78,7 +78,7 @@ def test_kubectl_applies_on_both_sides(kubectl: Any, kube_api: KubeApi) -> None:
     assert kube_api.get("ConfigMap", "server")["data"] == {"a": "3"}
 
 
-def test_kubectl_makes_shows_and_deletes(kubectl: Any, kube_api: KubeApi) -> None:  # noqa: F811
+def test_kubectl_makes_shows_and_deletes(kubectl: Any, kube_api: KubeApi) -> None:
     kubectl("create", "-f", "-", stdin=plain("Namespace", "training"))
     kubectl("apply", "-n", "training", "-f", "-", stdin=plain("ServiceAccount", "packtrain"))
     assert "already exists" in kubectl("create", "-f", "-", stdin=plain("Namespace", "training"), code=1)
@@ -105,7 +105,7 @@ def test_kubectl_meets_what_is_immutable(kubectl: Any) -> None:
     assert "immutable" in kubectl("apply", "-f", "-", stdin=fixed | {"data": {"a": "2"}}, code=1)
 
 
-def test_kubectl_waits_follows_logs_and_meets_faults(kubectl: Any, kube_api: KubeApi) -> None:  # noqa: F811
+def test_kubectl_waits_follows_logs_and_meets_faults(kubectl: Any, kube_api: KubeApi) -> None:
     began = threading.Event()
 
     def story(cluster: Cluster, made: dict[str, Any]) -> None:
