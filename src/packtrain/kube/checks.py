@@ -60,7 +60,7 @@ def _is_local(value: str) -> bool:
 
 def _capacity(cluster: ClusterConfig, known: Machine) -> Iterator[str]:
     if cluster.capacity == "queued" and not cluster.queue:
-        yield "cluster.queue: is needed with cluster.capacity: queued: the Kueue LocalQueue that asks for nodes"
+        yield "cluster.queue: is needed with cluster.capacity: queued: the LocalQueue that asks for nodes"
     if cluster.capacity == "reservation" and not cluster.reservation:
         yield "cluster.reservation: is needed with cluster.capacity: reservation"
     if cluster.capacity != "reservation" and cluster.reservation:

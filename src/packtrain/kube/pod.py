@@ -35,7 +35,7 @@ from packtrain.plan.machines import Machine
 CONFIG_PATH = "/etc/packtrain"
 WORK_PATH = "/work"
 CACHE_PATH = f"{WORK_PATH}/cache"
-TMP_PATH = f"{WORK_PATH}/tmp"
+TMP_PATH = f"{WORK_PATH}/tmp"  # noqa: S108
 #: Labels of the pod from which it knows the object that it belongs to: whoever holds the run's lock.
 JOB_UID = "metadata.labels['batch.kubernetes.io/controller-uid']"
 JOBSET_UID = "metadata.labels['jobset.sigs.k8s.io/jobset-uid']"

@@ -53,7 +53,7 @@ def with_tcpxo(pod: Pod, machine: Machine) -> Pod:
     pod = replace(
         pod,
         init_containers=(*pod.init_containers, daemon()),
-        annotations={**pod.annotations, **annotations(machine, pod.host_network)},
+        annotations={**pod.annotations, **pod_annotations(machine, pod.host_network)},
         volumes=(
             *pod.volumes,
             host_path("nvidia", "/home/kubernetes/bin/nvidia"),
@@ -91,7 +91,7 @@ def daemon() -> Container:
     )
 
 
-def annotations(machine: Machine, host_network: bool) -> dict[str, str]:
+def pod_annotations(machine: Machine, host_network: bool) -> dict[str, str]:
     """The devices of the daemon, and eth0 with one network for each of the GPUs' network cards."""
     gpus = [f"/dev/nvidia{index}" for index in range(machine.gpus)]
     devices = [*gpus, "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/dmabuf_import_helper"]
