@@ -157,7 +157,7 @@ def make_job(
         "output": {},
     }
     for name, section in sections.items():
-        config[name] = config[name] | section
+        config[name] = config.get(name, {}) | section
     (folder / "run.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     return Job(folder)
 

@@ -53,6 +53,8 @@ class Receipt:
     steps: int
     tokens: int
     created: str
+    image: str | None = None
+    """Reference of the container's image, with its digest; None for a training outside of one."""
     version: int = RECEIPT_VERSION
 
     def to_json(self) -> bytes:
@@ -64,7 +66,8 @@ class Receipt:
         """Raises StorageError, naming ``place``, for what is no receipt. Unknown fields are passed over."""
         try:
             fields = json.loads(data)
-            known = {name: fields[name] for name in cls.__dataclass_fields__}
+            known = {name: fields[name] for name in cls.__dataclass_fields__ if name != "image"}
+            known["image"] = fields.get("image")
             known["files"] = {
                 str(name): FileFacts(**{key: facts[key] for key in FileFacts.__dataclass_fields__})
                 for name, facts in fields["files"].items()
@@ -127,6 +130,7 @@ def build(
     config_hash: str,
     steps: int,
     tokens: int,
+    image: str | None = None,
 ) -> Receipt:
     """The receipt of the adapter in ``folder``: of all its files but a receipt."""
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != RECEIPT)
@@ -143,6 +147,7 @@ def build(
         steps=steps,
         tokens=tokens,
         created=timestamp(),
+        image=image,
     )
 
 

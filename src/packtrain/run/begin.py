@@ -12,6 +12,7 @@ from pathlib import Path
 from packtrain.config import RunConfig, config_hash, differences, identity
 from packtrain.errors import AccessError, ConfigError, ConflictError, StorageError
 from packtrain.run.lock import Lock
+from packtrain.run.pod import given_run_id
 from packtrain.rundir import RunDir, RunIdentity, new_run_id, sync, timestamp
 from packtrain.storage import open_storage
 
@@ -61,7 +62,8 @@ def _create(run_dir: RunDir, config: RunConfig) -> RunIdentity:
             f"{run_dir.path} has {', '.join(taken)} but no run.json: it is not a run of packtrain's",
             hint="name another folder with --run-dir",
         )
-    made = RunIdentity(config.name, new_run_id(), config_hash(config), identity(config), timestamp())
+    run_id = given_run_id() or new_run_id()
+    made = RunIdentity(config.name, run_id, config_hash(config), identity(config), timestamp())
     try:
         run_dir.path.mkdir(parents=True, exist_ok=True)
         temporary = run_dir.path / f".run.{os.getpid()}.tmp"

@@ -17,6 +17,7 @@ from packtrain.config import identity
 from packtrain.evaluate.answers import Answer, Score, score
 from packtrain.model.attention import plain_attention
 from packtrain.model.parallel import World
+from packtrain.run.pod import image
 from packtrain.run.spread import spread_model
 from packtrain.rundir import write_atomically
 from packtrain.train.optimizer import warmup_steps
@@ -75,6 +76,7 @@ def save_adapter(session: Session, fit: Fit, made: list[Answer]) -> Receipt:
         config_hash=session.identity.config_hash,
         steps=state.step,
         tokens=state.tokens,
+        image=image(),
     )
     write_atomically(session.run_dir.receipt_file, receipt.to_json())
     return receipt

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +67,10 @@ class Node:
         folder: Path,
         signals: Signals,
         grace: float,
+        on_output: Callable[[int, bytes], None] = lambda local_rank, data: None,
     ) -> None:
+        """``on_output``: gets what the ranks print whose output does not pass through."""
+        self._on_output = on_output
         self.command, self.count, self.nodes, self.engine = command, count, nodes, engine
         self.folder, self.signals, self.grace = folder, signals, grace
         self._ranks = range(nodes.rank * count, (nodes.rank + 1) * count)
@@ -128,7 +131,9 @@ class Node:
         for local_rank, pipe in self._pipes.items():
             lines = self._printed[local_rank]
             with suppress(BlockingIOError):
-                first, *more = os.read(pipe, 1 << 20).decode(errors="replace").split("\n")
+                data = os.read(pipe, 1 << 20)
+                self._on_output(local_rank, data)
+                first, *more = data.decode(errors="replace").split("\n")
                 lines[-1] = (lines[-1] + first)[-2000:]
                 lines.extend(line[-2000:] for line in more)
 

@@ -23,6 +23,8 @@ class Signals:
     def __init__(self) -> None:
         self.stop: str | None = None
         """The first signal that asked to stop."""
+        self.asked_at = 0.0
+        """When that was, by the monotonic clock."""
         self.interrupts = 0
         """How often SIGINT came."""
         self.descriptor = -1
@@ -31,8 +33,18 @@ class Signals:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if number in STOPS:
-            self.stop = self.stop or signal.Signals(number).name
+            self._ask(signal.Signals(number).name)
             self.interrupts += number == signal.SIGINT
+
+    def _ask(self, why: str) -> None:
+        if self.stop is None:
+            self.stop, self.asked_at = why, time.monotonic()
+
+    def request(self, why: str) -> None:
+        """Ask for a stop without a signal; in any thread."""
+        self._ask(why)
+        with suppress(OSError):
+            os.write(self._wake, b"\0")
 
     def drain(self) -> None:
         with suppress(BlockingIOError):

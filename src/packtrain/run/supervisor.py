@@ -21,6 +21,7 @@ from typing import NoReturn
 from packtrain.errors import PacktrainError, StorageError, UnavailableError, UsageError
 from packtrain.run.launch import Engine, Nodes
 from packtrain.run.node import Node, Verdict
+from packtrain.run.outcome import RankOutcome
 from packtrain.run.processes import adopting_orphans
 from packtrain.run.signals import Signals
 from packtrain.rundir import RunDir, tell_end
@@ -39,13 +40,16 @@ def supervise(
     environment: Mapping[str, str] = os.environ,
     on_end: Callable[[int, str], None] = lambda exit_code, cause: None,
     signals: Signals | None = None,
+    amend: Callable[[RankOutcome], RankOutcome] = lambda outcome: outcome,
+    on_output: Callable[[int, bytes], None] = lambda local_rank, data: None,
 ) -> int:
     """Run ``worker`` with ``arguments`` in ``processes`` ranks on this node; returns the exit code.
 
     ``grace``: seconds that ranks have to end after SIGTERM, SIGHUP, SIGQUIT or SIGINT; a second SIGINT
     kills. ``engine``: by default torchrun, and none for a run of a single rank. ``on_end`` gets the exit
     code and its cause, a sentence, before this lingers (``PACKTRAIN_LINGER``, 5 s) with a 69, so that
-    whoever preempted a peer is heard first. Call it in the main thread. Raises
+    whoever preempted a peer is heard first. ``amend`` may know better why the ranks were stopped;
+    ``on_output`` is :class:`Node`'s. Call it in the main thread. Raises
     :class:`~packtrain.errors.UsageError` for an environment that describes no set of nodes.
     """
     nodes = Nodes.from_environment(environment)
@@ -59,8 +63,11 @@ def supervise(
             folder = tempfile.TemporaryDirectory(prefix="packtrain-outcomes-", ignore_cleanup_errors=True)
             outcomes_dir = Path(stack.enter_context(folder))
         stack.enter_context(adopting_orphans())
-        node = Node([*worker, *arguments], processes, nodes, engine, outcomes_dir, signals, grace)
+        node = Node([*worker, *arguments], processes, nodes, engine, outcomes_dir, signals, grace, on_output)
         verdict = node.run(environment)
+        amended = amend(verdict.outcome)
+        if amended != verdict.outcome:
+            verdict = Verdict(amended, shown=False)
         _show(verdict)
         on_end(verdict.outcome.exit_code, verdict.outcome.message)
         if verdict.outcome.exit_code == UnavailableError.exit_code:
@@ -129,18 +136,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
             asked = train_parser().parse_args(rest)
             # Imported here: pydantic takes a quarter of a second.
             from packtrain.config import seconds
+            from packtrain.run.pod_watch import watching
             from packtrain.runfile import load
 
             config = load(asked.run, asked.set).config
             folder = Path(asked.run_dir) if asked.run_dir else Path("runs") / config.name
 
-            def on_end(exit_code: int, cause: str) -> None:
-                if exit_code:
-                    with suppress(StorageError):  # a full disk: the exit code is left, and says the same
-                        tell_end(RunDir(folder).events_file, exit_code, cause)
+            with watching(
+                config, folder, processes=processes, signals=signals, say=lambda line: _say([line])
+            ) as watch:
 
-            grace = seconds(config.checkpoint.grace)
-            return supervise(rest, processes=processes, grace=grace, signals=signals, on_end=on_end)
+                def on_end(exit_code: int, cause: str) -> None:
+                    if exit_code:
+                        with suppress(StorageError):  # a full disk: the exit code is left, and says the same
+                            tell_end(RunDir(folder).events_file, exit_code, cause)
+                    watch.end(folder)
+
+                watch.begin()
+                return supervise(
+                    rest,
+                    processes=processes,
+                    grace=seconds(config.checkpoint.grace),
+                    signals=signals,
+                    on_end=on_end,
+                    amend=watch.amend,
+                    on_output=watch.heard,
+                )
         except PacktrainError as error:
             _say([f"error: {line}" for line in str(error).splitlines()])
             _say([f"hint: {error.hint}"] if error.hint else [])

@@ -12,6 +12,7 @@ from packtrain.evaluate.answers import Answer, Score, answers, score
 from packtrain.model.attention import plain_attention
 from packtrain.run.finish import save_adapter, whole_again
 from packtrain.run.fit import Fit, set_up
+from packtrain.run.pod import image
 from packtrain.run.stepping import train
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def make_adapter(session: Session) -> Receipt | None:
             rows=len(fit.data.train),
             processes=fit.trainer.world.size,
             **fit.state.settings,
+            **({"image": made_in} if (made_in := image()) else {}),
         )
         for warning in fit.data.report.warnings():
             session.warn(warning, fit.state.step)
