@@ -41,13 +41,14 @@ def wheel_of(distribution: metadata.Distribution, folder: Path) -> Path:
     """The installed files of ``distribution`` as a wheel in ``folder``."""
     about = distribution.read_text("WHEEL")
     assert about, distribution.name
-    tag = re.findall(r"^Tag: (\S+)", about, re.MULTILINE)[0]
+    tags = [tag.split("-") for tag in re.findall(r"^Tag: (\S+)", about, re.MULTILINE)]
+    tag = "-".join(".".join(dict.fromkeys(parts)) for parts in zip(*tags, strict=True))
     name = re.sub(r"[-.]+", "_", distribution.name)
     path = folder / f"{name}-{distribution.version}-{tag}.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as wheel:
         for file in distribution.files or ():
-            if not LEFT_OUT.search(str(file)) and file.locate().is_file():
-                wheel.write(str(file.locate()), str(file))
+            if not LEFT_OUT.search(str(file)) and Path(file.locate()).is_file():
+                wheel.write(Path(file.locate()), str(file))
     return path
 
 

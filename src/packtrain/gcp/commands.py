@@ -13,7 +13,10 @@ import shlex
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterable, Mapping
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -81,6 +84,14 @@ class Runner(Protocol):
         ...
 
 
+class LiveRunner(Runner, Protocol):
+    """A runner that also shows what a long command writes while it runs."""
+
+    def live(self, command: Command, hear: Callable[[str], None], *, timeout: float = MAKING) -> Finished:
+        """As :meth:`run`; ``hear`` gets each line of both outputs, and the last hundred are the stderr."""
+        ...
+
+
 @dataclass
 class Programs:
     """The runner of this machine: programs found on PATH, with an environment of their own."""
@@ -93,6 +104,24 @@ class Programs:
     """What ``$NAME`` stands for in stdin alone; struck out from whatever a program writes."""
 
     def run(self, command: Command, *, timeout: float = ASKING) -> Finished:
+        argv, stdin = self._filled(command)
+        with _endings(command, timeout):
+            code, stdout, stderr = _run(argv, stdin, self._environment(), timeout)
+        return Finished(code, self._redacted(stdout), self._redacted(stderr))
+
+    def live(self, command: Command, hear: Callable[[str], None], *, timeout: float = MAKING) -> Finished:
+        argv, stdin = self._filled(command)
+        last: deque[str] = deque(maxlen=100)
+
+        def heard(line: str) -> None:
+            last.append(self._redacted(line))
+            hear(last[-1])
+
+        with _endings(command, timeout):
+            code = _run_live(argv, stdin, self._environment(), timeout, heard)
+        return Finished(code, stderr="\n".join(last))
+
+    def _filled(self, command: Command) -> tuple[list[str], str | None]:
         assert not any(f"${name}" in word for name in self.secrets for word in command.argv), command.argv
         program = command.argv[0]
         path = shutil.which(program)
@@ -102,16 +131,7 @@ class Programs:
         stdin = command.stdin
         if stdin is not None:
             stdin = _filled(stdin, command.values, self.values | self.secrets)
-        try:
-            code, stdout, stderr = _run(argv, stdin, self._environment(), timeout)
-        except subprocess.TimeoutExpired:
-            raise UnavailableError(
-                f"{spoken(command)} did not end within {timeout:.0f} seconds",
-                hint="check the network and the proxy, then run the same command again",
-            ) from None
-        except OSError as error:
-            raise StorageError(f"{program} cannot be run: {error.strerror or error}") from None
-        return Finished(code, self._redacted(stdout), self._redacted(stderr))
+        return argv, stdin
 
     def _environment(self) -> dict[str, str]:
         # A question that nobody sees must not wait for an answer; and no news about gcloud's own updates.
@@ -157,6 +177,20 @@ def _filled(text: str, names: tuple[str, ...], values: Mapping[str, str]) -> str
     return text
 
 
+@contextmanager
+def _endings(command: Command, timeout: float) -> Iterator[None]:
+    """Our errors for a program that does not end, or cannot begin."""
+    try:
+        yield
+    except subprocess.TimeoutExpired:
+        raise UnavailableError(
+            f"{spoken(command)} did not end within {timeout:.0f} seconds",
+            hint="check the network and the proxy, then run the same command again",
+        ) from None
+    except OSError as error:
+        raise StorageError(f"{command.argv[0]} cannot be run: {error.strerror or error}") from None
+
+
 def _run(
     argv: list[str], stdin: str | None, environment: dict[str, str], timeout: float
 ) -> tuple[int, str, str]:
@@ -178,6 +212,52 @@ def _run(
             _end(process)
             raise
     return process.returncode, stdout, stderr
+
+
+def _run_live(
+    argv: list[str],
+    stdin: str | None,
+    environment: dict[str, str],
+    timeout: float,
+    hear: Callable[[str], None],
+) -> int:
+    """As :func:`_run`, with both outputs as one, by lines, as they come."""
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environment,
+        start_new_session=True,
+    ) as process:
+        late = threading.Event()
+
+        def end_late() -> None:
+            late.set()
+            _end(process)
+
+        timer = threading.Timer(timeout, end_late)
+        timer.daemon = True
+        timer.start()
+        try:
+            if process.stdin:
+                with suppress(BrokenPipeError), process.stdin:
+                    process.stdin.write(stdin or "")
+            assert process.stdout
+            for line in process.stdout:
+                hear(line.rstrip("\n"))
+            process.wait()
+        except BaseException:
+            _end(process)
+            raise
+        finally:
+            timer.cancel()
+    if late.is_set():
+        raise subprocess.TimeoutExpired(argv, timeout)
+    return process.returncode
 
 
 def _end(process: subprocess.Popen[str]) -> None:

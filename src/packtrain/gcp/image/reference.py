@@ -55,6 +55,14 @@ class Reference:
         path = self.repository.removeprefix(f"{self.host}/")
         return f"library/{path}" if self.host == "docker.io" and "/" not in path else path
 
+    @property
+    def project(self) -> str | None:
+        """The Google Cloud project, of an image in Artifact Registry."""
+        found = re.fullmatch(r"(?P<domain>[a-z0-9.-]+\.[a-z]+/)?(?P<name>[a-z0-9-]+)/[^/]+/.+", self.path)
+        if found is None or not self.host.endswith("-docker.pkg.dev"):
+            return None
+        return f"{(found['domain'] or '').replace('/', ':')}{found['name']}"
+
     def at(self, digest: str) -> Reference:
         return Reference(self.repository, None, digest)
 
@@ -71,10 +79,10 @@ def image_reference(config: RunConfig, base: str = DEFAULT_BASE) -> str:
         if image.tag or image.digest:
             return str(image)
         return str(Reference(image.repository, context(base).tag))
-    missing = [name for name in ("project", "location") if getattr(cluster, name) is None]
+    missing = [f"cluster.{name}" for name in ("project", "location") if getattr(cluster, name) is None]
     if missing:
         raise ConfigError(
-            f"the image has no place: the run file has no {' and no '.join(f'cluster.{name}' for name in missing)}",
+            f"the image has no place: the run file has no {' and no '.join(missing)}",
             hint="set cluster.project and cluster.location, or name an image in cluster.image",
         )
     assert cluster.project
