@@ -8,7 +8,7 @@ nor a server that has gone silent can be told.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,7 +145,9 @@ class Cluster:
         what = f"delete the {kind.spoken} {name}"
         return self._send("DELETE", self._path(kind, name), what, body=options, absent=name) is not None
 
-    def watch(self, kind: Kind, version: str, selector: str = "", seconds: float = 30.0) -> Iterator[Object]:
+    def watch(
+        self, kind: Kind, version: str, selector: str = "", seconds: float = 30.0
+    ) -> Generator[Object, None, None]:
         """Changes after ``version`` as ``{"type": …, "object": …}``, until the stream ends.
 
         It ends after ``seconds``, or when the server says so. Errors: :class:`GoneError` (list again);

@@ -39,6 +39,7 @@ INSTALL = {
     "kueue.x-k8s.io": "Kueue, which cluster.queue needs",
 }
 _FORBIDDEN = re.compile(r'cannot (?P<verb>\w+) resource "(?P<resource>[\w./-]+)"')
+_NAMED = re.compile(r'"[^"]+" not found')
 _NAMESPACE = re.compile(r'namespaces "(?P<name>[^"]+)" not found')
 
 
@@ -48,6 +49,14 @@ class AlreadyThereError(ConflictError):
 
 class GoneError(UnavailableError):
     """What a watch was to go on from is forgotten (410): list again."""
+
+
+class NotYetError(UnavailableError):
+    """A container has not begun: it has no log."""
+
+
+class AbsentError(ConfigError):
+    """An object, or the container before this one, is not there."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +106,8 @@ def explain(answer: Answer, cluster: str, what: str) -> PacktrainError:  # noqa:
                 f"the namespace {found['name']} is not there in {cluster}",
                 hint="packtrain cloud setup RUN makes it, with the service account and the token in it",
             )
+        case 404 if _NAMED.search(said):
+            return AbsentError(f"{cluster}: {said}")
         case 404:
             return _not_served(answer, cluster, what)
         case 409 if answer.reason == "AlreadyExists":
@@ -108,6 +119,10 @@ def explain(answer: Answer, cluster: str, what: str) -> PacktrainError:  # noqa:
             )
         case 410:
             return GoneError(f"{cluster}: {said}")
+        case 400 if "is waiting to start" in said:
+            return NotYetError(f"{cluster}: {said}")
+        case 400 if "previous terminated container" in said:
+            return AbsentError(f"{cluster}: {said}")
         case 400 | 422:
             return ConfigError(f"{cluster} does not take what packtrain sends to {what}: {said}")
         case 429:

@@ -1,0 +1,153 @@
+"""The access gate: model, data and bucket asked, in seconds, before anything costs.
+
+The same questions from the user's machine (``packtrain submit``) and with the pod's own rights (the
+preflight pod): what one may read says nothing of what the other may.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from packtrain.config import RunConfig
+from packtrain.errors import ConfigError, PacktrainError, StorageError
+from packtrain.run.mirror import runs_uri
+from packtrain.storage import is_bucket, open_storage
+
+COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question and its answer."""
+
+    name: str
+    """``model``, ``data`` or ``bucket``."""
+    subject: str
+    commit: str | None = None
+    """What a model or data set of the hub is pinned to."""
+    error: PacktrainError | None = None
+
+
+def checks(config: RunConfig, *, write: bool) -> Iterator[Check]:
+    """Each as it is answered. ``write``: an object is written to the buckets, read and deleted."""
+    yield _asked(
+        "model", config.model.source, lambda: check_model(config.model.source, config.model.revision)
+    )
+    pinned = _repositories(config.data.train)
+    for source in data_sources(config):
+        # A revision belongs to the repository of `data.train`; another one has no such commit.
+        revision = config.data.revision if _repositories(source) <= pinned else None
+        yield _asked("data", source, lambda source=source, at=revision: check_data(source, at))
+    for uri in bucket_places(config):
+        yield _asked("bucket", uri, lambda uri=uri: check_bucket(uri, write=write))
+
+
+def pin(config: RunConfig, answers: list[Check]) -> RunConfig:
+    """The run file with the commits that the hub named, where it names no commit itself."""
+    model = next((each.commit for each in answers if each.name == "model"), None)
+    ours = _repositories(config.data.train)
+    found = {each.commit for each in answers if each.name == "data" and _repositories(each.subject) == ours}
+    # Of several data sets, each is pinned when the run starts: there is one revision.
+    data = found.pop() if len(ours) == 1 and len(found) == 1 else None
+    return with_revisions(config, model or config.model.revision, data or config.data.revision)
+
+
+def with_revisions(config: RunConfig, model: str | None, data: str | None) -> RunConfig:
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"revision": model}),
+            "data": config.data.model_copy(update={"revision": data}),
+        }
+    )
+
+
+def data_sources(config: RunConfig) -> list[str]:
+    values = (config.data.train, config.data.validation)
+    named = [each for value in values for each in (value if isinstance(value, list) else [value])]
+    return list(dict.fromkeys(each for each in named if isinstance(each, str)))
+
+
+def _repositories(sources: str | list[str]) -> set[str]:
+    """The data sets of the hub that are named."""
+    from packtrain.data.remote import HubId
+
+    named = [HubId.parse(each) for each in ([sources] if isinstance(sources, str) else sources)]
+    return {each.repository for each in named if each is not None}
+
+
+def bucket_places(config: RunConfig) -> list[str]:
+    """Where the run writes: its state, and the adapter."""
+    state = config.output.run_uri or runs_uri(config.output.uri, config.name)
+    return [uri for uri in dict.fromkeys((state, config.output.uri)) if uri and is_bucket(uri)]
+
+
+def check_model(source: str, revision: str | None = None) -> str | None:
+    """The commit of a model of the hub; None for another kind of source."""
+    from packtrain.hub.access import check_access
+
+    if source.startswith("pypi:"):
+        return None
+    if is_bucket(source):
+        names = _names(source, "model.source")
+        if not any(name.endswith(".safetensors") for name in names):
+            raise ConfigError(f"model.source: {source} holds no weights (*.safetensors)")
+        return None
+    if Path(source).exists():
+        return None
+    return check_access(source, revision)
+
+
+def check_data(source: str, revision: str | None = None) -> str | None:
+    """The commit of a data set of the hub; None for another kind of source."""
+    from packtrain.data.remote import HubId
+    from packtrain.hub.access import check_access
+
+    if is_bucket(source):
+        _names(re.split(r"[*?\[]", source)[0], "data.train")
+        return None
+    if Path(source).exists():
+        return None
+    identifier = HubId.parse(source)
+    if identifier is None:
+        raise ConfigError(f"{source}: is neither a data set of the hub (OWNER/NAME) nor gs://BUCKET/…")
+    return check_access(identifier.repository, revision, repo_type="dataset")
+
+
+def check_bucket(uri: str, *, write: bool) -> None:
+    """Errors: those of :class:`~packtrain.storage.Storage`."""
+    with closing(open_storage(uri)) as storage:
+        if not write:
+            storage.stat("receipt.json")
+            return
+        name, data = f".packtrain-preflight-{os.urandom(6).hex()}", os.urandom(32)
+        made = storage.write(name, data, if_generation=0)
+        try:
+            if storage.read(name) != data:
+                raise StorageError(f"{uri}/{name}: is not what was written there a moment ago")
+        finally:
+            with suppress(FileNotFoundError):
+                storage.delete(name, if_generation=made.generation)
+        storage.list(name)
+
+
+def _names(uri: str, key: str) -> list[str]:
+    """What lies at a place in a bucket: an object, or all below a prefix."""
+    bucket, _, path = uri.removeprefix("gs://").partition("/")
+    with closing(open_storage(f"gs://{bucket}")) as storage:
+        found = [info.name for info in storage.list(path.rstrip("/"))]
+    if not found:
+        raise ConfigError(f"{key}: {uri} is not there, or nothing is in it")
+    return found
+
+
+def _asked(name: str, subject: str, ask: object) -> Check:
+    assert callable(ask)
+    try:
+        return Check(name, subject, ask())
+    except PacktrainError as error:
+        return Check(name, subject, error=error)
