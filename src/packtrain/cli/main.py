@@ -32,6 +32,11 @@ VERBS = {
     "data": "Show the training data as the model sees it.",
     "chat": "Talk with an adapter.",
     "fetch": "Bring an adapter back from a bucket and verify it.",
+    "cloud setup": "Bring a project from nothing to ready for a run.",
+    "cloud check": "Look whether a run can go: rights, quota, zones, versions.",
+    "cloud destroy": "Remove what setup made.",
+    "image build": "Build the container image of a run and push it.",
+    "doctor": "Find in manifests, node pools and policies what goes wrong for others.",
     "schema": "Print the JSON Schema of a run file.",
     "version": "Print the version, and with -v what a bug report needs.",
 }
