@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 PROJECT = "my-project"
 STAGING, LOGS = f"{PROJECT}_cloudbuild", "123456789012.cloudbuild-logs.googleusercontent.com"
@@ -100,7 +100,12 @@ class CloudBuild:
             asked: Json = json.loads(body)
             number = f"build-{len(self.builds) + 1}"
             self.builds[number] = {
-                **{"id": number, "projectId": PROJECT, "status": "QUEUED", "createTime": "2026-01-01T00:00:00Z"},
+                **{
+                    "id": number,
+                    "projectId": PROJECT,
+                    "status": "QUEUED",
+                    "createTime": "2026-01-01T00:00:00Z",
+                },
                 **{"logsBucket": f"gs://{LOGS}", "logUrl": f"https://console.invalid/{number}"},
                 **{"serviceAccount": ACCOUNT, **asked},
             }
@@ -162,7 +167,9 @@ class CloudBuild:
         content = self.objects[f"{bucket}/{name}"]
         md5 = base64.b64encode(hashlib.md5(content).digest()).decode()  # noqa: S324  (as Cloud Storage does)
         times = dict.fromkeys(("timeCreated", "updated"), "2026-01-01T00:00:00.000Z")
+        link = f"{self.url}/storage/v1/b/{bucket}/o/{quote(name, safe='')}?alt=media"
         return {
+            "mediaLink": link,
             **{"kind": "storage#object", "bucket": bucket, "name": name, "size": str(len(content))},
             **{"generation": "1", "metageneration": "1", "md5Hash": md5, "storageClass": "STANDARD"},
             **{"contentType": "text/plain", "etag": "CAE=", **times},

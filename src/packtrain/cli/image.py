@@ -48,7 +48,7 @@ def build(
         planned.context.write(context)
         note(f"{context} holds the build context of {planned.image}")
     if dry_run:
-        typer.echo(make.shown(planned, local=local, folder=context))
+        typer.echo(make.shown(planned, Programs(), local=local, folder=context))
     if dry_run or context is not None:
         return
     record = make.make(planned, Programs(), note, local=local)

@@ -146,12 +146,12 @@ def follow(
             if not backoff.wait():
                 raise
             continue
+        over = told["status"] not in ("STATUS_UNKNOWN", "PENDING", "QUEUED", "WORKING")
+        if told["status"] != "QUEUED" and told.get("logsBucket"):
+            heard = _show_new(runner, told, heard, hear, over)
         if told["status"] != status:
             status = told["status"]
             hear(f"build {build_id}: {status.lower()}")
-        over = status not in ("STATUS_UNKNOWN", "PENDING", "QUEUED", "WORKING")
-        if status != "QUEUED" and told.get("logsBucket"):
-            heard = _show_new(runner, told, heard, hear, over)
         if over:
             return {**told, "log": heard}
         sleep(INTERVAL)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from packtrain.errors import ConfigError, UnavailableError
 from packtrain.gcp.ask import checked
-from packtrain.gcp.commands import MAKING, Command, LiveRunner, Programs
+from packtrain.gcp.commands import MAKING, Command, LiveRunner, Programs, Runner
 from packtrain.gcp.image.lookup import find_digest, in_artifact_registry, resolve_base
 from packtrain.gcp.image.recipe import UNKNOWN, Hear, Recipe
 from packtrain.gcp.image.reference import Reference
@@ -24,15 +24,16 @@ _INSPECT = {
 _TOKEN, AUTH = "ACCESS_TOKEN", "AUTH"
 
 
-def find_engine() -> str:
-    """The first of docker, podman and buildah that is installed."""
-    for engine in ENGINES:
-        if shutil.which(engine):
+def find_engine(runner: Runner) -> str:
+    """The first of docker, podman and buildah that is installed and answers: docker's daemon may be off."""
+    hint = "install one of docker, podman, buildah; or leave --local out: Cloud Build needs nothing here"
+    installed = [engine for engine in ENGINES if shutil.which(engine)]
+    for engine in installed:
+        if runner.run(Command((engine, "version"))).ok:
             return engine
-    raise ConfigError(
-        "--local needs docker, podman or buildah, and none of them is on PATH",
-        hint="install one, or leave --local out: Cloud Build needs nothing here",
-    )
+    if installed:
+        raise ConfigError(f"--local: {' and '.join(installed)} cannot be used: no daemon answers", hint=hint)
+    raise ConfigError("--local needs docker, podman or buildah, and none of them is on PATH", hint=hint)
 
 
 def build_command(engine: str, recipe: Recipe, folder: Path | str, base_digest: str | None) -> Command:

@@ -47,7 +47,7 @@ def make(recipe: Recipe, runner: Programs, hear: Hear, *, local: bool = False) -
     if found is not None:
         hear(f"{recipe.image} is there already")
         return _record(recipe, found, None, None)
-    engine = here.find_engine() if local else None
+    engine = here.find_engine(runner) if local else None
     if engine is None and recipe.base.host == "localhost":
         raise ConfigError(
             f"--base: Cloud Build cannot pull {recipe.base} from this machine", hint="add --local"
@@ -73,8 +73,8 @@ def _record(recipe: Recipe, digest: str, base_digest: str | None, build_id: str 
     return Record(str(recipe.image), digest, content, base, base_digest, built, build_id)
 
 
-def shown(recipe: Recipe, *, local: bool, folder: Path | None = None) -> str:
-    """The commands that :func:`make` runs, for a person: nothing is asked and nothing is run.
+def shown(recipe: Recipe, runner: Programs, *, local: bool, folder: Path | None = None) -> str:
+    """The commands that :func:`make` runs, for a person; of ``runner`` only the engine is asked whether it is there.
 
     ``$BASE_DIGEST`` stands for what the base's registry answers, ``$CONTEXT`` for the build context.
     """
@@ -84,7 +84,7 @@ def shown(recipe: Recipe, *, local: bool, folder: Path | None = None) -> str:
         lines.append(describe_command(recipe.image).shown())
     if not local:
         return "\n".join([*lines, cloud.submit_command(recipe, context, None).shown()])
-    engine, auth = here.find_engine(), None
+    engine, auth = here.find_engine(runner), None
     lines.append(here.build_command(engine, recipe, context, None).shown())
     if in_artifact_registry(recipe.image):
         auth = f"${here.AUTH}"
