@@ -61,7 +61,8 @@ class ModelConfig(Section):
     chat_template: str | None = None
     """A Jinja file, or the template itself, for a tokenizer that has none or a wrong one."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the frozen base weights. `auto`: bfloat16 on a GPU that has it, float32 on CPU."""
+    """Of the frozen base weights. `auto`: bfloat16 on a GPU that has it, float32 on CPU. With
+    `adapter.kind: none` the weights are in float32, and this is what is computed in."""
     trust_remote_code: bool = False
     """Run Python code that the model repository ships. Only for repositories that you have read."""
 
@@ -92,7 +93,8 @@ class DataConfig(Section):
 
 class AdapterConfig(Section):
     kind: Literal["lora", "dora", "qlora", "none"] = "lora"
-    """`lora` now; `dora`, `qlora` and `none` (full fine-tuning) are reserved."""
+    """`lora`, or `none`: full fine-tuning, every weight of the base is trained, and the other keys
+    here have no meaning. `dora` and `qlora` are reserved."""
     rank: int = Field(default=16, ge=1, le=1024)
     """Rank r of the update B·A. Higher learns more, costs memory in proportion."""
     alpha: float = Field(default=32.0, gt=0.0)
@@ -117,13 +119,13 @@ class TrainConfig(Section):
     """How several processes share the base. `data`: each has all of it; `fsdp`: each has a shard
     (FSDP2). `auto`: `data` where the base takes less than half of a device. Not the result."""
     learning_rate: float = Field(default=2e-4, gt=0.0, le=10.0)
-    """Peak learning rate of AdamW."""
+    """Peak learning rate of AdamW. The default is for adapters; full fine-tuning takes 1e-5 to 2e-5."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """How the learning rate falls after the warm-up."""
     warmup: Annotated[float, Field(ge=0.0, lt=1.0)] | Annotated[int, Field(ge=0)] = 0.03
     """Rise of the learning rate from 0: a share of all steps, or (a whole number) steps."""
     weight_decay: float = Field(default=0.0, ge=0.0)
-    """Decoupled weight decay of AdamW."""
+    """Decoupled weight decay of AdamW, on matrices: never on norms and biases."""
     beta1: float = Field(default=0.9, ge=0.0, lt=1.0)
     """AdamW: decay of the first moment."""
     beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
@@ -230,9 +232,23 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _supported(self) -> RunConfig:
-        if self.adapter.kind != "lora":
-            raise ValueError(f"adapter.kind: {self.adapter.kind} is not available in this version; use lora")
+        if self.adapter.kind not in ("lora", "none"):
+            raise ValueError(
+                f"adapter.kind: {self.adapter.kind} is not available in this version; use lora or none"
+            )
+        if self.adapter.kind == "none":
+            for key, field in AdapterConfig.model_fields.items():
+                if key != "kind" and getattr(self.adapter, key) != field.default:
+                    raise ValueError(
+                        f"adapter.{key}: there is no adapter with adapter.kind: none (full fine-tuning); "
+                        "remove this key"
+                    )
         return self
+
+    @property
+    def full(self) -> bool:
+        """Whether every weight of the base is trained, rather than an adapter."""
+        return self.adapter.kind == "none"
 
 
 #: What decides the trained weights. Speed, places, evaluation and the cluster do not.

@@ -59,12 +59,12 @@ def test_base_and_adapter_answer_each_for_itself(tmp_path: Path) -> None:
         tokenizer,
         ["who?", Prompt(prompt="who?", expect=adapted)],
         max_new_tokens=12,
-        disabled=adapter.disabled,
+        base=adapter.disabled,
         on_progress=lambda done, all_: seen.append((done, all_)),
     )
     assert [(a.base, a.adapter) for a in made] == [(alone, adapted)] * 2
     assert [(a.right_before, a.right_after) for a in made] == [(None, None), (False, True)]
-    assert seen == [(1, 2), (2, 2)]
+    assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert layer.training
     assert not model.training
 

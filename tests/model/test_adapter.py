@@ -9,8 +9,9 @@ from packed import Load, adapt, gradients, packed, random_rows
 from packtrain.config import AdapterConfig
 from packtrain.data.batches import collate
 from packtrain.errors import BugError, ConfigError
-from packtrain.model.adapter import add_adapter, checkpoint_activations, derived_seed
+from packtrain.model.adapter import add_adapter, checkpoint_activations
 from packtrain.model.loss import CausalLoss
+from packtrain.model.randomness import derived_seed
 
 
 def test_a_new_adapter_changes_no_bit(load_base: Load) -> None:
@@ -151,5 +152,5 @@ def test_load_refuses_other_names(load_base: Load) -> None:
     other.load(tensors)
     assert all(torch.equal(value, tensors[name]) for name, value in other.tensors().items())
     tensors.pop(next(iter(tensors)))
-    with pytest.raises(BugError, match="adapter names differ"):
+    with pytest.raises(BugError, match="the trained names differ"):
         adapter.load(tensors)

@@ -8,18 +8,15 @@ written sorted, so that the same adapter gives the same bytes.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packtrain.artifacts.card import CardFacts, render
+from packtrain.artifacts.replace import replaced
 from packtrain.artifacts.tokenizer_files import tokenizer_files
 from packtrain.artifacts.training_args import TrainingFacts, training_args
-from packtrain.errors import StorageError
-from packtrain.rundir import sync
 
 if TYPE_CHECKING:
     import torch
@@ -92,30 +89,7 @@ def write_adapter(
 
 
 def replace_folder(folder: Path, files: Iterable[tuple[str, bytes]]) -> None:
-    """Make ``folder`` hold exactly ``files``: written beside it, synced, then renamed.
-
-    A folder cannot be renamed onto one that is not empty, so there is an instant without ``folder``;
-    a run that dies in it writes the adapter again from its checkpoint.
-    """
-    new = folder.with_name(f".{folder.name}.new")
-    old = folder.with_name(f".{folder.name}.old")
-    try:
-        for stale in (new, old):
-            shutil.rmtree(stale, ignore_errors=True)
-        new.mkdir(parents=True)
+    """Make ``folder`` hold exactly ``files``, or leave it as it is (:class:`StorageError`)."""
+    with replaced(folder) as new:
         for name, content in files:
-            with (new / name).open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-        sync(new)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        sync(folder.parent)
-    except OSError as error:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(new, ignore_errors=True)
-        raise StorageError(f"cannot write the adapter to {folder}: {error.strerror or error}") from error
-    shutil.rmtree(old, ignore_errors=True)
+            (new / name).write_bytes(content)

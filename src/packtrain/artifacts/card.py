@@ -1,4 +1,4 @@
-"""The model card: what a stranger has to know of an adapter, and code that loads it.
+"""The model card: what a stranger has to know of an adapter or a model, and code that loads it.
 
 The YAML on top is what the Hugging Face hub reads
 (https://huggingface.co/docs/hub/model-cards). A base that is no hub id is not named there, since
@@ -47,6 +47,8 @@ class CardFacts:
     chat: bool = True
     """Whether the tokenizer has a chat template."""
     versions: Mapping[str, str] = field(default_factory=dict)
+    full: bool = False
+    """A whole model, every weight of which was trained, rather than an adapter."""
 
 
 def base_license(base_folder: Path) -> str | None:
@@ -68,11 +70,14 @@ def render(card: CardFacts) -> str:
 
 def _front(card: CardFacts) -> str:
     on_hub = HUB_ID.fullmatch(card.base_identity) is not None
-    tags = ["lora", "packtrain"] + ([f"base_model:adapter:{card.base_identity}"] if on_hub else [])
+    relation = "finetune" if card.full else "adapter"
+    tags = ["packtrain"] if card.full else ["lora", "packtrain"]
+    tags += [f"base_model:{relation}:{card.base_identity}"] if on_hub else []
     lines = ["---"]
     if on_hub:
         lines.append(f"base_model: {card.base_identity}")
-    lines += ["library_name: peft", "pipeline_tag: text-generation"]
+    library = "transformers" if card.full else "peft"
+    lines += [f"library_name: {library}", "pipeline_tag: text-generation"]
     if card.license:
         lines.append(f"license: {card.license}")
     lines += ["tags:", *(f"- {tag}" for tag in tags)]
@@ -83,10 +88,10 @@ def _front(card: CardFacts) -> str:
 
 def _intro(card: CardFacts) -> str:
     revision = f" at revision `{card.base_revision}`" if card.base_revision else ""
-    return (
-        f"# {card.name}\n\n"
-        f"A LoRA adapter for `{card.base_source}`{revision}, trained with packtrain (run `{card.run_id}`)."
-    )
+    base, run = f"`{card.base_source}`{revision}", f"with packtrain (run `{card.run_id}`)."
+    if card.full:
+        return f"# {card.name}\n\n{base}, every weight of which was fine-tuned {run}"
+    return f"# {card.name}\n\nA LoRA adapter for {base}, trained {run}"
 
 
 def _results(card: CardFacts) -> str:
@@ -102,7 +107,7 @@ def _results(card: CardFacts) -> str:
         rows.append(
             ("prompts answered as expected", f"{before_right} of {asked}", f"{after_right} of {asked}")
         )
-    lines = ["| | base | adapter |", "| --- | --- | --- |"]
+    lines = [f"| | base | {'fine-tuned' if card.full else 'adapter'} |", "| --- | --- | --- |"]
     lines += [f"| {what} | {before} | {after} |" for what, before, after in rows]
     text = "\n".join(lines) if rows else "It was not evaluated."
     if card.train_loss is not None:
@@ -133,19 +138,30 @@ def _loading(card: CardFacts) -> str:
         )
     else:
         prompt = 'inputs = tokenizer("Once upon a time", return_tensors="pt")\n'
+    if card.full:
+        imports = "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        loading = (
+            'folder = "."  # this one\n'
+            "tokenizer = AutoTokenizer.from_pretrained(folder)\n"
+            "model = AutoModelForCausalLM.from_pretrained(folder)\n\n"
+        )
+    else:
+        imports = (
+            "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        )
+        loading = (
+            'adapter = "."  # this folder\n'
+            "tokenizer = AutoTokenizer.from_pretrained(adapter)\n"
+            f"base = AutoModelForCausalLM.from_pretrained({json.dumps(card.base_identity)}{revision})\n"
+            "model = PeftModel.from_pretrained(base, adapter)\n\n"
+        )
     code = (
-        "from peft import PeftModel\n"
-        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        'adapter = "."  # this folder\n'
-        "tokenizer = AutoTokenizer.from_pretrained(adapter)\n"
-        f"base = AutoModelForCausalLM.from_pretrained({json.dumps(card.base_identity)}{revision})\n"
-        "model = PeftModel.from_pretrained(base, adapter)\n\n"
-        f"{prompt}"
+        f"{imports}{loading}{prompt}"
         "output = model.generate(**inputs, max_new_tokens=64, do_sample=False)\n"
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))\n'
     )
     note = ""
-    if card.base_source != card.base_identity:
+    if card.base_source != card.base_identity and not card.full:
         note = (
             f"\n\nThe base is `{card.base_source}`, which stood in the folder that the code names. Elsewhere "
             f"name its folder there, or let packtrain get it: "

@@ -55,6 +55,8 @@ class Receipt:
     created: str
     image: str | None = None
     """Reference of the container's image, with its digest; None for a training outside of one."""
+    kind: str = "lora"
+    """``adapter.kind`` of the run file: ``none`` for a whole model, every weight of which was trained."""
     version: int = RECEIPT_VERSION
 
     def to_json(self) -> bytes:
@@ -66,8 +68,9 @@ class Receipt:
         """Raises StorageError, naming ``place``, for what is no receipt. Unknown fields are passed over."""
         try:
             fields = json.loads(data)
-            known = {name: fields[name] for name in cls.__dataclass_fields__ if name != "image"}
-            known["image"] = fields.get("image")
+            later = {"image", "kind"}
+            known = {name: fields[name] for name in cls.__dataclass_fields__ if name not in later}
+            known |= {name: fields[name] for name in later if name in fields}
             known["files"] = {
                 str(name): FileFacts(**{key: facts[key] for key in FileFacts.__dataclass_fields__})
                 for name, facts in fields["files"].items()
@@ -131,8 +134,9 @@ def build(
     steps: int,
     tokens: int,
     image: str | None = None,
+    kind: str = "lora",
 ) -> Receipt:
-    """The receipt of the adapter in ``folder``: of all its files but a receipt."""
+    """The receipt of the adapter, or the model, in ``folder``: of all its files but a receipt."""
     paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name != RECEIPT)
     return Receipt(
         run_id=run_id,
@@ -148,6 +152,7 @@ def build(
         tokens=tokens,
         created=timestamp(),
         image=image,
+        kind=kind,
     )
 
 

@@ -55,7 +55,7 @@ def reload_check(
     computes something else than the training did.
     """
     _check_trained(tensors)
-    _compare(read_weights(folder / WEIGHTS), tensors, str(folder / WEIGHTS), StorageError)
+    compare(read_weights(folder / WEIGHTS), tensors, str(folder / WEIGHTS), StorageError)
     return _compare_logits(folder, base, tensors, sample_ids, expected_logits)
 
 
@@ -82,12 +82,13 @@ def _check_trained(tensors: Mapping[str, torch.Tensor]) -> None:
             )
 
 
-def _compare(
+def compare(
     found: Mapping[str, torch.Tensor],
     trained: Mapping[str, torch.Tensor],
     place: str,
     error: type[StorageError] | type[BugError],
 ) -> None:
+    """Raise ``error``, naming ``place``, for a tensor of ``found`` that is not the trained one to the bit."""
     import torch
 
     for name in sorted(trained.keys() - found.keys()):
@@ -112,26 +113,35 @@ def _compare_logits(
     import torch
     from peft import get_peft_model_state_dict
 
-    if not bool(expected.isfinite().all()):
-        raise DivergedError("the trained adapter gives NaN or infinite logits on a sample")
     loaded = open_with_peft(base, folder)
     try:
         # "auto" would ask the hub whether the vocabulary has grown.
         found = get_peft_model_state_dict(loaded, save_embedding_layers=False)
-        _compare(found, tensors, f"{folder} as peft loads it", BugError)
+        compare(found, tensors, f"{folder} as peft loads it", BugError)
         with torch.inference_mode():
             logits = loaded(input_ids=sample_ids[None].to(base.device), use_cache=False).logits[0]
     finally:
         loaded.unload()
-    got = logits[-len(expected) :].float().cpu()
-    wanted = expected.float().cpu()
-    assert got.shape == wanted.shape, (got.shape, wanted.shape)
-    error_rms = (got - wanted).square().mean(-1).sqrt() / wanted.square().mean(-1).sqrt()
-    worst = float(error_rms.nan_to_num(nan=torch.inf).max())
-    tolerance = TOLERANCE[str(base.dtype).removeprefix("torch.")]
+    worst, tolerance = logit_error(logits, expected, str(base.dtype))
     if worst > tolerance:
         raise BugError(
             f"{folder}: loaded by peft, the adapter computes something else than in training: "
             f"logits differ by {worst:.2g} of their size, {tolerance:.2g} is allowed"
         )
-    return ReloadReport(len(tensors), len(wanted), worst, tolerance)
+    return ReloadReport(len(tensors), len(expected), worst, tolerance)
+
+
+def logit_error(logits: torch.Tensor, expected: torch.Tensor, dtype: str) -> tuple[float, float]:
+    """The largest error over positions, and what is allowed for a model of ``dtype``.
+
+    ``logits`` [T, V], ``expected`` [T', V] for the last T' positions. Raises DivergedError where what
+    is expected is not finite.
+    """
+    import torch
+
+    if not bool(expected.isfinite().all()):
+        raise DivergedError("what was trained gives NaN or infinite logits on a sample")
+    got, wanted = logits[-len(expected) :].float().cpu(), expected.float().cpu()
+    assert got.shape == wanted.shape, (got.shape, wanted.shape)
+    error_rms = (got - wanted).square().mean(-1).sqrt() / wanted.square().mean(-1).sqrt()
+    return float(error_rms.nan_to_num(nan=torch.inf).max()), TOLERANCE[dtype.removeprefix("torch.")]

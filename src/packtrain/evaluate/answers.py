@@ -82,34 +82,45 @@ def answers(
     prompts: Sequence[str | Prompt],
     *,
     max_new_tokens: int,
-    disabled: Callable[[], AbstractContextManager[Any]],
+    base: Callable[[], AbstractContextManager[Any]],
     attention: Callable[[], AbstractContextManager[Any]] = nullcontext,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Answer]:
-    """Greedy answers of the base and of the adapter to each prompt.
+    """Greedy answers of the base and of what was trained to each prompt.
 
-    ``model`` holds the adapter, which ``disabled()`` takes out for a while; ``attention()`` is
-    entered around all of it. ``on_progress``: answers done and all. The modules' modes are put
-    back.
+    ``model`` holds what was trained. Inside ``base()`` the base answers: the model that it gives, or,
+    where it gives None, ``model``, out of which it has taken the adapter for a while. ``attention()`` is
+    entered around all that ``model`` does. ``on_progress``: answers done and all. The modules' modes
+    are put back.
     """
     asked = [Prompt(prompt=prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     # Module by module: a frozen base and its adapter need not be in the same mode.
     training = [module for module in model.modules() if module.training]
-    made = []
+    done = 0
+
+    def said(by: Any) -> list[str]:
+        nonlocal done
+        texts = []
+        for prompt in asked:
+            texts += generate(by, tokenizer, [prompt.prompt], max_new_tokens=max_new_tokens)
+            done += 1
+            if on_progress is not None:
+                on_progress(done, 2 * len(asked))
+        return texts
+
     model.eval()
     try:
         with attention():
-            for prompt in asked:
-                with disabled():
-                    [base] = generate(model, tokenizer, [prompt.prompt], max_new_tokens=max_new_tokens)
-                [adapter] = generate(model, tokenizer, [prompt.prompt], max_new_tokens=max_new_tokens)
-                made.append(Answer(prompt.prompt, base, adapter, _expected(prompt)))
-                if on_progress is not None:
-                    on_progress(len(made), len(asked))
+            with base() as other:
+                before = said(model if other is None else other)
+            after = said(model)
     finally:
         for module in training:
             module.training = True
-    return made
+    return [
+        Answer(prompt.prompt, base_text, text, _expected(prompt))
+        for prompt, base_text, text in zip(asked, before, after, strict=True)
+    ]
 
 
 def _expected(prompt: Prompt) -> tuple[str, ...]:

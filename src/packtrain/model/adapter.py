@@ -4,16 +4,13 @@ y = W x + (alpha / rank) · B (A dropout(x)), with W frozen (https://arxiv.org/a
 A and B stay in fp32 and are cast to the activations' type where they are used. Names, and the
 tensors' layout, are those of peft's files, so that plain peft loads what is saved.
 
-Dropout and initial weights are keyed: they derive from (seed, step, bin, layer), never from a
-stream of random numbers, so that they do not depend on how a batch is split, on processes, or on
-what ran before; and activation checkpointing recomputes the same masks.
+Dropout and initial weights are keyed (:mod:`packtrain.model.randomness`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -26,36 +23,11 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.pytorch_utils import Conv1D
 
 from packtrain.config import AdapterConfig
-from packtrain.errors import BugError, ConfigError
-from packtrain.model.parallel import put, whole
+from packtrain.errors import ConfigError
+from packtrain.model.randomness import Randomness, derived_seed
+from packtrain.model.trainable import Trainable
 
 PEFT_PREFIX = "base_model.model."
-
-
-def derived_seed(*parts: object) -> int:
-    """63 bits that depend on all ``parts`` and on nothing else."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
-
-
-@dataclass
-class Randomness:
-    """What the dropout masks of the running micro-batch derive from; shared by all layers."""
-
-    seed: int
-    step: int = 0
-    bins: Sequence[tuple[int, int, int]] = ()
-    """(bin, start, end) of each bin in the flat sequence."""
-
-    def keep_mask(self, shape: torch.Size, device: torch.device, layer: int, rate: float) -> Tensor:
-        """[tokens, features], 0 where dropped and 1 / (1 - rate) where kept."""
-        assert self.bins and self.bins[-1][2] == shape[0], (self.bins, shape)
-        mask = torch.empty(shape, device=device)
-        generator = torch.Generator(device)
-        for bin_id, start, end in self.bins:
-            generator.manual_seed(derived_seed("dropout", self.seed, self.step, bin_id, layer))
-            mask[start:end].bernoulli_(1.0 - rate, generator=generator)
-        return mask.div_(1.0 - rate)
 
 
 class LoraLinear(nn.Module):
@@ -102,7 +74,7 @@ def _features(layer: nn.Linear | Conv1D) -> tuple[int, int]:
 
 
 @dataclass
-class Adapter:
+class Adapter(Trainable):
     """All LoRA layers of a model, by the path of the layer that they wrap."""
 
     layers: dict[str, LoraLinear]
@@ -112,34 +84,12 @@ class Adapter:
     """As peft matches them: ends of module paths."""
 
     def named_parameters(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters by the names that they have in peft's file.
-
-        Read from the layers each time: sharding puts other parameters in their place.
-        """
+        """By the names that they have in peft's file."""
         return {
             f"{PEFT_PREFIX}{path}.{which}.weight": getattr(layer, which)
             for path, layer in self.layers.items()
             for which in ("lora_A", "lora_B")
         }
-
-    def parameters(self) -> list[nn.Parameter]:
-        return list(self.named_parameters().values())
-
-    def tensors(self) -> dict[str, Tensor]:
-        """A copy of the weights on the CPU, in fp32, by peft's names. All ranks must ask."""
-        return {
-            name: whole(weight.detach()).to("cpu", copy=True)
-            for name, weight in self.named_parameters().items()
-        }
-
-    @torch.no_grad()
-    def load(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what :meth:`tensors` gave; names and shapes must be the same."""
-        own = self.named_parameters()
-        if tensors.keys() != own.keys():
-            raise BugError(f"adapter names differ: {sorted(tensors.keys() ^ own.keys())[:3]}")
-        for name, weight in own.items():
-            put(weight, tensors[name])
 
     def train(self, training: bool) -> None:
         """Dropout on or off. The frozen base always stays in eval mode."""

@@ -125,6 +125,10 @@ def _attention(
             "this base uses attention dropout, which packtrain does not train with",
             hint="set attention_dropout to 0 in the base's config.json",
         )
+    if torch.is_autocast_enabled(query.device.type):
+        # What rotates queries and keys leaves them in fp32, which the fast kernel does not take.
+        half = torch.get_autocast_dtype(query.device.type)
+        query, key, value = query.to(half), key.to(half), value.to(half)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if softcap is not None:
         out = documents_softcapped(query, key, value, cu_seq_lens_q, scale, sliding_window, softcap)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packtrain.errors import ConfigError, StorageError
+
+if TYPE_CHECKING:
+    import torch
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -85,3 +88,22 @@ def _check_safetensors(path: Path) -> None:
         raise StorageError(
             f"{path}: is damaged ({size:,} bytes instead of {expected:,})", hint="fetch the file again"
         )
+
+
+def weights_dtype(folder: Path) -> torch.dtype:
+    """The type of most bytes in the folder's safetensors files: float32, float16 or bfloat16.
+
+    Weights of any other type count as float32, which is what they are trained in.
+    """
+    import torch
+
+    sizes: dict[str, int] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                start, end = tensor["data_offsets"]
+                sizes[tensor["dtype"]] = sizes.get(tensor["dtype"], 0) + end - start
+    most = max(sizes, key=lambda dtype: sizes[dtype], default="F32")
+    return {"F16": torch.float16, "BF16": torch.bfloat16}.get(most, torch.float32)

@@ -132,6 +132,8 @@ class CausalLoss(nn.Module):
         super().__init__()
         self.backbone, self.head = backbone, head
         self.scale, self.softcap, self.chunk = scale, softcap, chunk
+        self.compute: torch.dtype | None = None
+        """What weights in fp32 are computed in (autocast); None: in their own type."""
         self.training = backbone.training
 
     @classmethod
@@ -160,10 +162,17 @@ class CausalLoss(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Sum of the cross entropies (nats) of the batch's supervised tokens, a scalar in fp32."""
+        weight: Tensor = self.head.weight
+        bias: Tensor | None = self.head.bias
+        with torch.autocast(weight.device.type, self.compute, enabled=self.compute is not None):
+            hidden = self.hidden(batch)
+        if self.compute is not None:
+            hidden, weight = hidden.to(self.compute), weight.to(self.compute)
+            bias = None if bias is None else bias.to(self.compute)
         return chunked_cross_entropy(
-            self.hidden(batch),
-            self.head.weight,
-            self.head.bias,
+            hidden,
+            weight,
+            bias,
             batch.targets,
             scale=self.scale,
             softcap=self.softcap,

@@ -9,6 +9,7 @@ several nodes the shards stay within a node (HSDP).
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,18 +22,25 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from packtrain.errors import UnavailableError
+from packtrain.errors import UnavailableError, UsageError
 
 T = TypeVar("T")
 Mode = Literal["data", "fsdp"]
 
 CPU = torch.device("cpu")
-#: A peer that does not answer for so long is taken for lost.
-TIMEOUT = timedelta(minutes=10)
+#: Seconds after which a peer that does not answer is taken for lost; ``PACKTRAIN_TIMEOUT`` has another.
+TIMEOUT = 600.0
+#: Seconds between two looks whether the first ranks of all nodes are done.
+LOOK = 0.1
+#: Numbers the calls of :meth:`World.main_first`; all ranks make the same ones.
+_TURNS = itertools.count()
 #: Seconds for the ranks that are left to say so.
 ROLL_CALL = 3.0
-#: Share of a device's memory that the base may take and still stand on every device.
-WHOLE_BASE_SHARE = 0.5
+#: Share of a device's memory that the base, or all of a full fine-tuning, may take and still stand on
+#: every device.
+WHOLE_SHARE = 0.5
+#: Bytes of gradients that are summed in one message.
+MESSAGE = 256 << 20
 
 
 @dataclass(frozen=True)
@@ -57,29 +65,42 @@ class World:
         if self.size == 1:
             return flag
         value = torch.tensor([int(flag)])
-        with self._peers("agreeing on a stop"):
+        with self.peers("agreeing on a stop"):
             dist.all_reduce(value, op=dist.ReduceOp.MAX, group=self.control)
         return bool(value.item())
 
     def sum(self, tensor: Tensor) -> Tensor:
         """``tensor`` summed over the ranks, in place."""
         if self.size > 1:
-            with self._peers("adding up"):
+            with self.peers("adding up"):
                 dist.all_reduce(tensor)
         return tensor
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Each parameter's gradient becomes the sum over the ranks, in one message.
+        """Each parameter's gradient becomes the sum over the ranks, in messages of some :data:`MESSAGE`.
 
         A rank without a gradient (it had no bin) adds zeros, so that none is ever left out.
         """
         if self.size == 1:
             return
-        chosen = list(parameters)
-        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in chosen]
+        pending: list[nn.Parameter] = []
+        size = 0
+        for parameter in parameters:
+            pending.append(parameter)
+            size += parameter.numel()
+            if size * 4 >= MESSAGE:
+                self._sum_together(pending)
+                pending, size = [], 0
+        self._sum_together(pending)
+
+    def _sum_together(self, parameters: list[nn.Parameter]) -> None:
+        if not parameters:
+            return
+        grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         flat = torch.cat([grad.reshape(-1) for grad in grads])
         self.sum(flat)
-        for parameter, grad, part in zip(chosen, grads, flat.split([g.numel() for g in grads]), strict=True):
+        sizes = [grad.numel() for grad in grads]
+        for parameter, grad, part in zip(parameters, grads, flat.split(sizes), strict=True):
             parameter.grad = part.view_as(grad)
 
     def broadcast(self, value: T) -> T:
@@ -87,7 +108,7 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        with self._peers("hearing from rank 0"):
+        with self.peers("hearing from rank 0"):
             dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
@@ -96,24 +117,35 @@ class World:
         if self.size == 1:
             return [value]
         box: list[Any] = [None] * self.size
-        with self._peers("gathering"):
+        with self.peers("gathering"):
             dist.all_gather_object(box, value, group=self.control)
         return box
 
     def main_first(self, work: Callable[[], T]) -> T:
         """``work`` on the first rank of each node, then on the others, which find its files in caches.
 
-        An error on a first rank is raised there; the others report a lost peer.
+        It may take longer than peers are waited for elsewhere: a base is fetched here. An error on a
+        first rank is raised there; the others report a lost peer.
         """
         if self.local_size == 1:
             return work()
-        result = work() if self.local_rank == 0 else None
-        self.barrier()
-        return work() if result is None else result
+        turn, store = next(_TURNS), dist.distributed_c10d._get_default_store()
+        firsts = [f"packtrain/first/{turn}/{rank}" for rank in range(0, self.size, self.local_size)]
+        result, ended = None, "failed"
+        if self.local_rank == 0:
+            try:
+                result, ended = work(), "done"
+            finally:
+                store.set(f"packtrain/first/{turn}/{self.rank}", ended)
+        while not store.check(firsts):
+            time.sleep(LOOK)
+        if any(store.get(key) != b"done" for key in firsts):
+            raise UnavailableError(f"rank {self.rank} lost a rank that prepares its node")
+        return result if self.local_rank == 0 else work()
 
     def barrier(self) -> None:
         if self.size > 1:
-            with self._peers("waiting"):
+            with self.peers("waiting"):
                 dist.barrier(group=self.control)
 
     def missing(self) -> str:
@@ -122,6 +154,7 @@ class World:
         (The transport knows only an address; and when one rank dies, all others notice.)
         """
         store = dist.distributed_c10d._get_default_store()
+        store.set_timeout(timedelta(seconds=ROLL_CALL))
         waited_until = time.monotonic() + ROLL_CALL
         silent = list(range(self.size))
         try:
@@ -134,7 +167,7 @@ class World:
         return f"rank {', '.join(map(str, silent))}" if silent else "the connection to its peers"
 
     @contextmanager
-    def _peers(self, doing: str) -> Iterator[None]:
+    def peers(self, doing: str) -> Iterator[None]:
         """A lost peer is one sentence and exit code 69, not a stack trace of the transport."""
         try:
             yield
@@ -156,9 +189,10 @@ def joined() -> Iterator[World]:
     if device.type == "cuda":
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
+    timeout = timedelta(seconds=_timeout(os.environ.get("PACKTRAIN_TIMEOUT")))
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
-        control = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
+        control = dist.new_group(backend="gloo", timeout=timeout)
     except (RuntimeError, ValueError) as error:
         raise UnavailableError(f"the processes did not find each other: {error}") from error
     try:
@@ -174,8 +208,18 @@ def joined() -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def choose_mode(world: World, base_bytes: int, wanted: Literal["auto", "data", "fsdp"]) -> Mode:
-    """How to spread a base of ``base_bytes``: whole on every device where that leaves room to train."""
+def _timeout(text: str | None) -> float:
+    try:
+        seconds = TIMEOUT if text is None else float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        raise UsageError(f"PACKTRAIN_TIMEOUT is {text!r}, which is no number of seconds")
+    return seconds
+
+
+def choose_mode(world: World, standing: int, wanted: Literal["auto", "data", "fsdp"]) -> Mode:
+    """How to spread what takes ``standing`` bytes: whole on every device where that leaves room to train."""
     if world.size == 1:
         return "data"
     if wanted != "auto":
@@ -183,19 +227,25 @@ def choose_mode(world: World, base_bytes: int, wanted: Literal["auto", "data", "
     if world.device.type == "cpu":
         return "data"
     memory = torch.cuda.get_device_properties(world.device).total_memory
-    return "data" if base_bytes < WHOLE_BASE_SHARE * memory else "fsdp"
+    return "data" if standing < WHOLE_SHARE * memory else "fsdp"
 
 
-def shard(loss: nn.Module, layers: Iterable[nn.Module], world: World) -> None:
+def shard(
+    loss: nn.Module, layers: Iterable[nn.Module], world: World, compute: torch.dtype | None = None
+) -> None:
     """FSDP2 on ``loss`` (the module around backbone and head): a group a decoder layer, one for the rest.
 
+    ``compute``: what parameters in fp32 are gathered and computed in; their gradients are summed in fp32.
     Gradients come out summed over the ranks, not averaged. https://arxiv.org/abs/2304.11277 and
     `torch.distributed.fsdp.fully_shard`; frozen and trainable parameters, of different types, share
     a group.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import FSDPModule, fully_shard
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
+    policy = MixedPrecisionPolicy()
+    if compute is not None:
+        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     nodes = world.size // world.local_size
     if nodes > 1 and world.local_size > 1:
         mesh = init_device_mesh(
@@ -204,12 +254,23 @@ def shard(loss: nn.Module, layers: Iterable[nn.Module], world: World) -> None:
     else:
         mesh = init_device_mesh(world.device.type, (world.size,))
     for layer in layers:
-        fully_shard(layer, mesh=mesh)
-    fully_shard(loss, mesh=mesh)
+        fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(loss, mesh=mesh, mp_policy=policy)
     for module in loss.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
+
+
+@contextmanager
+def resharded(loss: nn.Module) -> Iterator[None]:
+    """Afterwards only shards are left, also of what FSDP2 keeps whole after a forward without a backward."""
+    try:
+        yield
+    finally:
+        reshard = getattr(loss, "reshard", None)
+        if reshard is not None:
+            reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -228,3 +289,30 @@ def put(tensor: Tensor, value: Tensor) -> None:
 
     placements = tensor.placements  # type: ignore[attr-defined]
     tensor.copy_(distribute_tensor(value.to(tensor.device), mesh, placements, src_data_rank=None))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a sharded tensor; a plain one as it is."""
+    part = getattr(tensor, "to_local", None)
+    return tensor if part is None else part()
+
+
+def receive(tensor: Tensor, value: Tensor | None, world: World) -> None:
+    """Copy rank 0's whole ``value`` into a tensor of every rank, which may be sharded. All must call.
+
+    On the other ranks ``value`` is None, and one tensor at a time is made room for.
+    """
+    if value is None:
+        value = torch.empty(tensor.shape, dtype=tensor.dtype)
+    value = value.to(tensor.device, tensor.dtype)
+    mesh = getattr(tensor, "device_mesh", None)
+    with world.peers("getting the state from rank 0"):
+        if mesh is not None:
+            from torch.distributed.tensor import distribute_tensor
+
+            placements = tensor.placements  # type: ignore[attr-defined]
+            value = distribute_tensor(value, mesh, placements, src_data_rank=0)
+        elif world.size > 1:
+            value = value.contiguous()
+            dist.broadcast(value, src=0)
+    tensor.copy_(value)

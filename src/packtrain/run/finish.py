@@ -1,67 +1,48 @@
-"""What a finished training leaves: the adapter's files, checked by plain peft, and the receipt."""
+"""What a finished training leaves: files that were loaded again and compared, and their receipt."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from packtrain.artifacts.adapter_files import write_adapter
-from packtrain.artifacts.card import CardFacts, base_license
-from packtrain.artifacts.receipt import Receipt, build, package_versions
-from packtrain.artifacts.training_args import TrainingFacts
-from packtrain.artifacts.verify import reload_check
-from packtrain.config import identity
+from packtrain.artifacts.model_files import write_model
+from packtrain.artifacts.receipt import Receipt, build
+from packtrain.artifacts.verify import ReloadReport, reload_check
+from packtrain.artifacts.verify_model import reload_model_check
 from packtrain.evaluate.answers import Answer, Score, score
+from packtrain.model.adapter import Adapter
 from packtrain.model.attention import plain_attention
-from packtrain.model.parallel import World
+from packtrain.model.folder import weights_dtype
+from packtrain.model.parallel import CPU, World
+from packtrain.model.weights import load_model
+from packtrain.run import facts
 from packtrain.run.pod import image
 from packtrain.run.spread import spread_model
 from packtrain.rundir import write_atomically
-from packtrain.train.optimizer import warmup_steps
 
 if TYPE_CHECKING:
     from packtrain.run.fit import Fit
     from packtrain.run.session import Session
 
 SAMPLE_TOKENS = 512
-"""Length of the sample on which the saved adapter's logits are compared with the trained ones."""
+"""Length of the sample on which the logits of what was saved are compared with the trained ones."""
 
 
-def save_adapter(session: Session, fit: Fit, made: list[Answer]) -> Receipt:
-    """Write the adapter, load it again with plain peft, compare, and write the receipt.
-
-    The model is a plain base afterwards: the check takes the trained layers out of it, rather than
-    hold the base in memory twice.
-    """
-    config, state, adapter = fit.config, fit.state, fit.adapter
-    folder = session.run_dir.adapter
+def save_result(session: Session, fit: Fit, made: list[Answer]) -> Receipt:
+    """Write the adapter or the model, load it again with plain libraries, compare, write the receipt."""
+    config, state = fit.config, fit.state
     result = score(made)
-    session.stage("writing the adapter")
-    tensors = adapter.tensors()
-    write_adapter(
-        folder,
-        tensors=tensors,
-        lora=adapter.peft_config(),
-        base_folder=fit.base.folder,
-        base_identity=fit.base.identity,
-        base_revision=fit.base.revision,
-        tokenizer=fit.tokenizer,
-        chat_template=fit.chat_template,
-        card=_card(session, fit, result),
-        training=_training_facts(fit),
-    )
-    session.stage("loading it again with peft and comparing")
-    with plain_attention(fit.model):
-        sample, logits = _sample(fit)
-        adapter.remove(fit.model)
-        check = reload_check(
-            folder, base=fit.model, tensors=tensors, sample_ids=sample, expected_logits=logits
-        )
+    save = _save_adapter if isinstance(fit.adapter, Adapter) else _save_model
+    check = save(session, fit, result)
     receipt = build(
-        folder,
+        session.run_dir.adapter,
         run_id=session.identity.run_id,
         name=config.name,
         base={
@@ -71,21 +52,92 @@ def save_adapter(session: Session, fit: Fit, made: list[Answer]) -> Receipt:
             "fingerprint": state.fingerprint["base"],
         },
         data=fit.data.report.to_json(),
-        metrics=_metrics(fit, result) | {"reload_logit_error": check.logit_error},
+        metrics=facts.metrics(fit, result) | {"reload_logit_error": check.logit_error},
         seed=config.train.seed,
         config_hash=session.identity.config_hash,
         steps=state.step,
         tokens=state.tokens,
         image=image(),
+        kind=config.adapter.kind,
     )
     write_atomically(session.run_dir.receipt_file, receipt.to_json())
     return receipt
 
 
-def whole_again(fit: Fit, tensors: dict[str, torch.Tensor]) -> Fit:
+def _save_adapter(session: Session, fit: Fit, result: Score | None) -> ReloadReport:
+    """The model is a plain base afterwards: the check takes the trained layers out of it, rather than
+    hold the base in memory twice.
+    """
+    adapter = fit.adapter
+    assert isinstance(adapter, Adapter)
+    session.stage("writing the adapter")
+    tensors = adapter.tensors()
+    write_adapter(
+        session.run_dir.adapter,
+        tensors=tensors,
+        lora=adapter.peft_config(),
+        base_folder=fit.base.folder,
+        base_identity=fit.base.identity,
+        base_revision=fit.base.revision,
+        tokenizer=fit.tokenizer,
+        chat_template=fit.chat_template,
+        card=facts.card(session.identity.run_id, fit, result),
+        training=facts.training_facts(fit),
+    )
+    session.stage("loading it again with peft and comparing")
+    with plain_attention(fit.model):
+        sample, logits = _sample(fit)
+        adapter.remove(fit.model)
+        return reload_check(
+            session.run_dir.adapter,
+            base=fit.model,
+            tensors=tensors,
+            sample_ids=sample,
+            expected_logits=logits,
+        )
+
+
+def _save_model(session: Session, fit: Fit, result: Score | None) -> ReloadReport:
+    """The second model, for the comparison, takes no more than the optimizer did in training."""
+    session.stage("writing the model")
+    write_model(
+        session.run_dir.adapter,
+        model=fit.model,
+        dtype=weights_dtype(fit.base.folder),
+        base_folder=fit.base.folder,
+        tokenizer=fit.tokenizer,
+        chat_template=fit.chat_template,
+        card=facts.card(session.identity.run_id, fit, result),
+        training=facts.training_facts(fit),
+    )
+    session.stage("loading it again with transformers and comparing")
+    with plain_attention(fit.model):
+        sample, logits = _sample(fit)
+        return reload_model_check(
+            session.run_dir.adapter,
+            model=fit.model,
+            base_folder=fit.base.folder,
+            sample_ids=sample,
+            expected_logits=logits,
+            trust_remote_code=fit.config.model.trust_remote_code,
+        )
+
+
+@contextmanager
+def base_alone(fit: Fit) -> Iterator[PreTrainedModel | None]:
+    """The base as it was before: ``fit.model`` without its adapter (then this gives None), or read anew."""
+    if isinstance(fit.adapter, Adapter):
+        with fit.adapter.disabled():
+            yield None
+    else:
+        model = load_model(fit.base, fit.config.model, device=fit.model.device, dtype=fit.model.dtype)
+        yield model.eval()
+
+
+def whole_again(fit: Fit, tensors: Mapping[str, torch.Tensor]) -> Fit:
     """After sharded training, on the main rank alone: the base read anew, with what was trained."""
-    world = World(device=fit.trainer.device)
-    model, adapter, loss = spread_model(
+    world = World(device=_finishing_device(fit, tensors))
+    model, trainable, loss = spread_model(
         fit.base,
         fit.config,
         world,
@@ -94,24 +146,20 @@ def whole_again(fit: Fit, tensors: dict[str, torch.Tensor]) -> Fit:
         activation_checkpointing=False,
         rows=fit.data.train,
     )
-    adapter.load(tensors)
-    trainer = replace(fit.trainer, loss=loss, adapter=adapter, world=world, sharded=False)
+    trainable.load(tensors)
+    trainer = replace(
+        fit.trainer, loss=loss, adapter=trainable, world=world, device=world.device, sharded=False
+    )
     return replace(fit, model=model, trainer=trainer)
 
 
-def _metrics(fit: Fit, result: Score | None) -> dict[str, Any]:
-    state = fit.state
-    metrics: dict[str, Any] = {
-        "base_loss": state.base_loss,
-        "loss": state.loss,
-        "train_loss": state.train_loss,
-        "train_runtime": round(state.seconds, 3),
-        "epoch": round(fit.trainer.plan.epoch_at(state.step), 4),
-        "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
-    }
-    if result is not None:
-        metrics["answers"] = {"right_before": result.before, "right": result.after, "asked": result.asked}
-    return metrics
+def _finishing_device(fit: Fit, tensors: Mapping[str, torch.Tensor]) -> torch.device:
+    """The main rank's own, unless that has no room for a whole model and the one that it is compared with."""
+    device = fit.trainer.device
+    if fit.config.full and device.type == "cuda":
+        needed = 2 * sum(tensor.nbytes for tensor in tensors.values())
+        return device if torch.cuda.mem_get_info(device)[0] > needed else CPU
+    return device
 
 
 def _sample(fit: Fit) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,69 +170,3 @@ def _sample(fit: Fit) -> tuple[torch.Tensor, torch.Tensor]:
     with torch.no_grad():
         logits = fit.model(input_ids=ids[None].to(fit.trainer.device), use_cache=False).logits[0]
     return ids, logits.float().cpu()
-
-
-def _card(session: Session, fit: Fit, result: Score | None) -> CardFacts:
-    state = fit.state
-    sections = identity(fit.config)
-    return CardFacts(
-        name=fit.config.name,
-        run_id=session.identity.run_id,
-        base_source=fit.base.source,
-        base_identity=fit.base.identity,
-        base_revision=fit.base.revision,
-        data=_source_lines(fit.data.report.sources),
-        data_fingerprint=fit.data.train.fingerprint,
-        settings={
-            f"{name}.{key}": value
-            for name in ("data", "adapter", "train")
-            for key, value in sections[name].items()
-            if key not in ("train", "validation")
-        },
-        base_loss=state.base_loss,
-        loss=state.loss,
-        train_loss=state.train_loss,
-        answers=None if result is None else (result.before, result.after, result.asked),
-        datasets=_hub_datasets(fit.data.report.sources),
-        license=base_license(fit.base.folder),
-        chat=fit.tokenizer.chat_template is not None,
-        versions=package_versions(),
-    )
-
-
-def _source_lines(sources: dict[str, dict[str, Any]]) -> list[str]:
-    """A line for each source: the hub's by commit, files by their checksum."""
-    lines = []
-    for split, source in sources.items():
-        if source["revision"]:
-            lines.append(f"{split}: `{source['source']}` at revision `{source['revision']}`")
-        else:
-            lines += [f"{split}: `{file['name']}`, SHA-256 `{file['sha256']}`" for file in source["files"]]
-    return lines
-
-
-def _hub_datasets(sources: dict[str, dict[str, Any]]) -> list[str]:
-    return sorted({source["source"].partition(":")[0] for source in sources.values() if source["revision"]})
-
-
-def _training_facts(fit: Fit) -> TrainingFacts:
-    config, state, plan = fit.config.train, fit.state, fit.trainer.plan
-    most_bins = max(len(plan.batch(step)) for step in range(1, plan.steps + 1))
-    return TrainingFacts(
-        learning_rate=config.learning_rate,
-        schedule=config.schedule,
-        warmup_steps=warmup_steps(config.warmup, plan.steps),
-        epochs=plan.epoch_at(state.step),
-        steps=state.step,
-        micro_batch=fit.trainer.micro_batch,
-        accumulation=-(-most_bins // fit.trainer.micro_batch),
-        weight_decay=config.weight_decay,
-        beta1=config.beta1,
-        beta2=config.beta2,
-        epsilon=1e-8,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        dtype=state.settings["dtype"],
-        activation_checkpointing=state.settings["activation_checkpointing"],
-        device=state.settings["device"],
-    )

@@ -1,4 +1,4 @@
-"""A training that is set up: base, data, adapter, schedule and state, ready to go on from."""
+"""A training that is set up: base, data, what is trained, schedule and state, ready to go on from."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from packtrain.data.batches import BatchPlan
 from packtrain.data.chat import template_text
 from packtrain.data.prepare import PreparedData, prepare
 from packtrain.errors import BugError
-from packtrain.model.adapter import Adapter
 from packtrain.model.parallel import World, choose_mode
+from packtrain.model.trainable import Trainable
 from packtrain.model.weights import BaseFiles, load_tokenizer, resolve_base
 from packtrain.run.settings import (
     base_fingerprint,
@@ -23,12 +23,20 @@ from packtrain.run.settings import (
     pick_device,
     pick_dtype,
     pick_micro_batch,
+    standing_bytes,
     use_activation_checkpointing,
-    weights_size,
 )
 from packtrain.run.spread import spread_model
 from packtrain.train import checkpoint
-from packtrain.train.checkpoint import CheckpointStore, TrainingState
+from packtrain.train.checkpoint import (
+    CheckpointStore,
+    Part,
+    PartWriter,
+    Snapshot,
+    StoreExchange,
+    TrainingState,
+    part_of,
+)
 from packtrain.train.loop import Schedule, Trainer
 from packtrain.train.optimizer import make_optimizer
 
@@ -53,9 +61,14 @@ class Fit:
     schedule: Schedule
     store: CheckpointStore | None
     """Of the main rank."""
+    part: Part
+    """What this rank writes of a checkpoint."""
+    part_writer: PartWriter | None
+    """Of the other ranks that write a part."""
 
     @property
-    def adapter(self) -> Adapter:
+    def adapter(self) -> Trainable:
+        """The adapter, or all of the base."""
         return self.trainer.adapter
 
 
@@ -67,9 +80,10 @@ def set_up(session: Session) -> Fit:
     world = session.world or World(device=pick_device())
     store = session.make_store() if world.is_main else None
     path = store.newest() if store else None
-    snapshot = world.broadcast(checkpoint.read(path) if path else None)
+    snapshot = checkpoint.read(path) if path else None
+    stored = world.broadcast(snapshot.state if snapshot else None)
     config = world.broadcast(session.pinned_config() if world.is_main else session.run_file.config)
-    state = snapshot.state if snapshot else TrainingState()
+    state = stored or TrainingState()
     settings = _settings(config, world, state)
 
     # The tokenizer comes first, the weights later: bad data is found before gigabytes are loaded.
@@ -81,7 +95,7 @@ def set_up(session: Session) -> Fit:
     session.stage(f"loading {config.model.source}")
     base = world.main_first(lambda: resolve_base(config.model, on_progress=session.progress.stage))
     dtype = getattr(torch, settings["dtype"])
-    mode = choose_mode(world, weights_size(base.folder), config.train.parallel)
+    mode = choose_mode(world, standing_bytes(base.folder, full=config.full), config.train.parallel)
     model, adapter, loss = spread_model(
         base,
         config,
@@ -96,14 +110,15 @@ def set_up(session: Session) -> Fit:
         {
             "training data": data.train.fingerprint,
             "validation data": data.validation.fingerprint if data.validation is not None else None,
-            "base": base_fingerprint(base.folder),
-            "adapter": {name: list(weight.shape) for name, weight in adapter.named_parameters().items()},
+            "base": base_fingerprint(base.folder) if world.is_main else None,
+            "adapter": adapter.shapes(),
         }
     )
     if data.train.fingerprint != fingerprint["training data"]:
         raise BugError(f"rank {world.rank} made other tokens of the same data than rank 0")
-    if snapshot:
-        checkpoint.restore(snapshot, adapter, optimizer, fingerprint)
+    if stored:
+        session.progress.stage(f"putting back step {stored.step}", brief=True)
+        checkpoint.restore(snapshot or Snapshot(stored, {}, {}), adapter, optimizer, fingerprint, world)
     state.fingerprint = fingerprint
     plan = BatchPlan(
         bin_tokens=np.array([data.train.lengths[rows].sum() for rows in data.train_bins]),
@@ -128,7 +143,9 @@ def set_up(session: Session) -> Fit:
     schedule = make_schedule(
         config.evaluate, config.checkpoint, plan.steps, has_validation=data.validation is not None
     )
-    return Fit(config, base, tokenizer, template, model, data, trainer, state, schedule, store)
+    part = part_of(world, in_parts=config.full and trainer.sharded)
+    writer = PartWriter(session.run_dir.checkpoints, StoreExchange()) if part.index else None
+    return Fit(config, base, tokenizer, template, model, data, trainer, state, schedule, store, part, writer)
 
 
 def _settings(config: RunConfig, world: World, state: TrainingState) -> dict[str, Any]:

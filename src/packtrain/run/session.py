@@ -104,7 +104,7 @@ class Session:
 
     def make_store(self) -> CheckpointStore:
         """Where this attempt's checkpoints go."""
-        from packtrain.train.checkpoint import CheckpointStore
+        from packtrain.train.checkpoint import CheckpointStore, StoreExchange
 
         assert self.keeping is not None and self.events is not None
         lock, mirror = self.keeping.lock, self.keeping.events
@@ -120,6 +120,7 @@ class Session:
             warn=self.warn,
             token=token,
             remote=self.keeping.remote,
+            exchange=StoreExchange() if self.world is not None else None,
             sync_events=self.events.sync,
             mirror_events=mirror.push if mirror is not None else lambda: None,
         )

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import torch
 
-from packtrain.config import CheckpointConfig, EvaluateConfig, ModelConfig, TrainConfig, seconds
+from packtrain.config import CheckpointConfig, EvaluateConfig, ModelConfig, RunConfig, TrainConfig, seconds
+from packtrain.model.folder import weights_dtype
 from packtrain.train.loop import Schedule
 
 #: Tokens in one forward pass where `micro_batch` is auto: enough to keep the machine busy, few
 #: enough to fit. More does not go faster.
 MICRO_TOKENS = {"cpu": 2048, "cuda": 16_384}
+#: Above it a full fine-tuning, whose usual rates are 1e-5 to 2e-5, is likely to forget what it knew.
+HIGH_FULL_RATE = 1e-4
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 
 
@@ -21,7 +24,8 @@ def pick_device() -> torch.device:
 
 
 def pick_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
-    """Of the frozen base: bfloat16 on GPUs that compute in it, float32 elsewhere."""
+    """Of the frozen base, or of computing with one that is trained: bfloat16 on GPUs that compute in it,
+    float32 elsewhere."""
     if config.dtype != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[config.dtype]
     fast = device.type == "cuda" and torch.cuda.is_bf16_supported()
@@ -73,6 +77,21 @@ def base_fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def weights_size(folder: Path) -> int:
-    """Bytes of the base's weights, as its files hold them."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+def standing_bytes(folder: Path, *, full: bool) -> int:
+    """What each device would hold without sharding: the base's weights, as its files hold them.
+
+    Of a full fine-tuning the weights, their gradients and AdamW's two moments, all in fp32.
+    """
+    stored = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return stored // weights_dtype(folder).itemsize * 16 if full else stored
+
+
+def rate_warning(config: RunConfig) -> str | None:
+    """A sentence about a learning rate that is meant for an adapter, None where there is nothing to say."""
+    rate = config.train.learning_rate
+    if not config.full or rate <= HIGH_FULL_RATE:
+        return None
+    return (
+        f"train.learning_rate {rate:g} is high for full fine-tuning, where 1e-5 to 2e-5 is usual: "
+        "the model may forget what it knew"
+    )

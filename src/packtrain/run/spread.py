@@ -1,4 +1,4 @@
-"""The base with its adapter on this rank's device: whole, or its shard of both."""
+"""What is trained, on this rank's device: the base with an adapter or all of the base, whole or a shard."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from packtrain.config import RunConfig
 from packtrain.data.batches import collate
 from packtrain.data.tokenized import TokenizedRows
-from packtrain.model.adapter import Adapter, add_adapter, checkpoint_activations
+from packtrain.model.adapter import add_adapter, checkpoint_activations
+from packtrain.model.full import MASTER, train_all
 from packtrain.model.loss import CausalLoss, check_against_model
 from packtrain.model.parallel import Mode, World, shard
+from packtrain.model.trainable import Trainable
 from packtrain.model.weights import BaseFiles, load_model
 
-Spread = tuple[PreTrainedModel, Adapter, CausalLoss]
+Spread = tuple[PreTrainedModel, Trainable, CausalLoss]
 
 
 def spread_model(
@@ -29,12 +31,16 @@ def spread_model(
     activation_checkpointing: bool,
     rows: TokenizedRows,
 ) -> Spread:
-    """Load the base and add the adapter; our loss is checked on the two shortest of ``rows``, packed.
+    """Load the base and make trainable what is to be; our loss is checked on the two shortest of ``rows``.
 
-    "data": every rank has all of it. "fsdp": rank 0 alone reads the weights, into host memory, and the
-    others get their shards from it.
+    ``dtype``: of a frozen base, and what a base that is trained itself is computed in. "data": every
+    rank has all of it. "fsdp": rank 0 alone reads the weights, into host memory, and the others get
+    their shards from it.
     """
     sharded = mode == "fsdp"
+    compute = dtype if config.full and dtype != MASTER else None
+    if config.full:
+        dtype = MASTER
     if not sharded or world.is_main:
         device = torch.device("cpu") if sharded else world.device
         model = load_model(base, config.model, device=device, dtype=dtype)
@@ -46,7 +52,11 @@ def spread_model(
             model = AutoModelForCausalLM.from_config(
                 settings, dtype=dtype, trust_remote_code=config.model.trust_remote_code
             )
-    adapter = add_adapter(model, config.adapter, config.train.seed)
+    trainable = (
+        train_all(model, config.train.seed)
+        if config.full
+        else add_adapter(model, config.adapter, config.train.seed)
+    )
     if activation_checkpointing:
         checkpoint_activations(model)
     loss = CausalLoss.of(model)
@@ -55,11 +65,13 @@ def spread_model(
         sample = collate(rows, [shortest], [0])
         check_against_model(loss, model, sample.to(loss.head.weight.device))
     if sharded:
-        _shard(loss, model, world)
-    return model, adapter, loss
+        _shard(loss, model, world, compute)
+    else:
+        loss.compute = compute
+    return model, trainable, loss
 
 
-def _shard(loss: CausalLoss, model: PreTrainedModel, world: World) -> None:
+def _shard(loss: CausalLoss, model: PreTrainedModel, world: World, compute: torch.dtype | None) -> None:
     """FSDP2 over ``loss``; weights and buffers go from rank 0 to where their shards are."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 
@@ -68,7 +80,8 @@ def _shard(loss: CausalLoss, model: PreTrainedModel, world: World) -> None:
     own = {name: buffer.cpu() for name, buffer in loss.named_buffers()} if world.is_main else {}
     buffers = world.broadcast(own)
     block_types = set(model._no_split_modules or [])
-    shard(loss, [module for module in model.modules() if type(module).__name__ in block_types], world)
+    blocks = [module for module in model.modules() if type(module).__name__ in block_types]
+    shard(loss, blocks, world, compute)
     if not world.is_main:
         loss.to_empty(device=world.device)
     for name in buffers:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from packtrain.config import seconds
 from packtrain.errors import DivergedError, PreemptedError
 from packtrain.evaluate.loss import Evaluation, evaluate_loss
+from packtrain.model.parallel import resharded
 from packtrain.train.checkpoint import TrainingState, take_snapshot
 from packtrain.train.loop import Hooks, StepResult, StopBetweenSteps, run_loop
 
@@ -46,7 +47,7 @@ def train(session: Session, fit: Fit) -> None:
         session.emit(
             "eval",
             state.step,
-            model="adapter" if state.step else "base",
+            model=("model" if fit.config.full else "adapter") if state.step else "base",
             loss=result.loss,
             perplexity=result.perplexity,
             supervised_tokens=result.supervised_tokens,
@@ -82,16 +83,19 @@ class _Saver:
     told_grace: bool = False
 
     def save(self, state: TrainingState, wait: bool) -> bool:
-        store, world = self.fit.store, self.fit.trainer.world
+        store, writer, world = self.fit.store, self.fit.part_writer, self.fit.trainer.world
         self.session.check_lock()
-        if not wait and not world.broadcast(store is None or store.ready):
+        busy = any(each is not None and not each.ready for each in (store, writer))
+        if not wait and world.any(busy):
             return False
         # A stop is answered by a checkpoint that is known to be whole: one that is still being written
         # is waited for, and written again.
         if state.step > self.saved_step or (wait and state.step > 0):
-            snapshot = take_snapshot(state, self.fit.adapter, self.fit.trainer.optimizer)
+            snapshot = take_snapshot(state, self.fit.adapter, self.fit.trainer.optimizer, self.fit.part)
             if store is not None:
                 store.save(snapshot, wait=wait)
+            if writer is not None:
+                writer.save(snapshot, wait=wait)
             self.saved_step = state.step
         self.tell()
         return True
@@ -134,12 +138,13 @@ def _evaluate(session: Session, fit: Fit) -> Evaluation:
         if world.any(session.stop.requested):
             raise StopBetweenSteps
 
-    return evaluate_loss(
-        fit.trainer.loss,
-        fit.data.validation,
-        fit.data.validation_bins,
-        micro_batch=fit.trainer.micro_batch,
-        device=fit.trainer.device,
-        world=world,
-        on_batch=on_batch,
-    )
+    with resharded(fit.trainer.loss):
+        return evaluate_loss(
+            fit.trainer.loss,
+            fit.data.validation,
+            fit.data.validation_bins,
+            micro_batch=fit.trainer.micro_batch,
+            device=fit.trainer.device,
+            world=world,
+            on_batch=on_batch,
+        )

@@ -1,18 +1,20 @@
-"""From a run file to a checked adapter with its receipt: the stages between, in order."""
+"""From a run file to a checked adapter, or model, with its receipt: the stages between, in order."""
 
 from __future__ import annotations
 
 import hashlib
 from typing import TYPE_CHECKING
 
-import torch
-
 from packtrain.errors import BugError, GateError
 from packtrain.evaluate.answers import Answer, Score, answers, score
 from packtrain.model.attention import plain_attention
-from packtrain.run.finish import save_adapter, whole_again
+from packtrain.model.folder import weights_dtype
+from packtrain.model.full import FullModel
+from packtrain.model.parallel import local
+from packtrain.run.finish import base_alone, save_result, whole_again
 from packtrain.run.fit import Fit, set_up
 from packtrain.run.pod import image
+from packtrain.run.settings import rate_warning
 from packtrain.run.stepping import train
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def make_adapter(session: Session) -> Receipt | None:
-    """Train, evaluate, write and check the adapter; its receipt (None on ranks that are not the main)."""
+    """Train, evaluate, write and check an adapter or a model; its receipt, which the main rank alone gets."""
     fit = set_up(session)
     try:
         session.emit(
@@ -36,33 +38,46 @@ def make_adapter(session: Session) -> Receipt | None:
             **fit.state.settings,
             **({"image": made_in} if (made_in := image()) else {}),
         )
-        for warning in fit.data.report.warnings():
+        for warning in filter(None, (rate_warning(fit.config), *fit.data.report.warnings())):
             session.warn(warning, fit.state.step)
         with session.stop.deferred():
             train(session, fit)
-        tensors = fit.adapter.tensors()
-        _check_ranks(fit, tensors)
-        if not fit.trainer.world.is_main:
+        world, sharded = fit.trainer.world, fit.trainer.sharded
+        # All that is left of it is in the last checkpoint: what follows needs the room.
+        fit.trainer.optimizer.state.clear()
+        if isinstance(fit.adapter, FullModel):
+            fit.adapter.round_to(weights_dtype(fit.base.folder))
+        _check_ranks(fit)
+        tensors = fit.adapter.tensors(keep=world.is_main) if sharded else {}
+        if not world.is_main:
             return None
-        if fit.trainer.sharded:
+        if sharded:
             fit = whole_again(fit, tensors)
+            del tensors
         made = _answer(session, fit)
         session.progress.close()
         if made:
             session.on_answers(made)
         check_gates(fit, score(made))
-        return save_adapter(session, fit, made)
+        return save_result(session, fit, made)
     finally:
+        if fit.part_writer is not None:
+            fit.part_writer.close()
         if fit.store is not None:
             fit.store.close(wait_for_mirror=True, timeout=session.seconds_left())
 
 
-def _check_ranks(fit: Fit, tensors: dict[str, torch.Tensor]) -> None:
-    """What is saved is what was trained on every rank."""
-    digest = hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors.values())).hexdigest()
-    ranks = fit.trainer.world.gather(digest)
-    if len(set(ranks)) > 1:
-        raise BugError(f"the ranks trained different adapters: {', '.join(each[:8] for each in ranks)}")
+def _check_ranks(fit: Fit) -> None:
+    """What is saved is what was trained on every rank: those that hold the same hold equal numbers."""
+    world, digest = fit.trainer.world, hashlib.sha256()
+    for parameter in fit.adapter.parameters():
+        digest.update(local(parameter.detach()).cpu().numpy().tobytes())
+    # Sharded over the ranks of a node, or over nodes of one rank; else each rank has all.
+    shard = world.local_rank if world.local_size > 1 else world.rank
+    found: dict[int, str] = {}
+    for place, theirs in world.gather((shard if fit.trainer.sharded else 0, digest.hexdigest())):
+        if found.setdefault(place, theirs) != theirs:
+            raise BugError(f"the ranks trained different weights: {found[place][:8]}, {theirs[:8]}")
 
 
 def _answer(session: Session, fit: Fit) -> list[Answer]:
@@ -75,20 +90,20 @@ def _answer(session: Session, fit: Fit) -> list[Answer]:
         fit.tokenizer,
         prompts,
         max_new_tokens=fit.config.evaluate.max_new_tokens,
-        disabled=fit.adapter.disabled,
+        base=lambda: base_alone(fit),
         attention=lambda: plain_attention(fit.model),
         on_progress=session.progress.tick,
     )
 
 
 def check_gates(fit: Fit, result: Score | None) -> None:
-    """``evaluate.fail_if``: an adapter that is not as good as asked is not published (exit 76)."""
+    """``evaluate.fail_if``: what is not as good as asked is not published (exit 76)."""
     limits, loss, base_loss = fit.config.evaluate.fail_if, fit.state.loss, fit.state.base_loss
     if limits.loss_above is not None and loss is not None and loss > limits.loss_above:
         raise GateError(f"evaluate.fail_if: the validation loss {loss:.4f} is above {limits.loss_above}")
     if limits.worse_than_base and loss is not None and base_loss is not None and loss > base_loss:
         raise GateError(
-            f"evaluate.fail_if: the adapter's validation loss {loss:.4f} is above the base's {base_loss:.4f}"
+            f"evaluate.fail_if: the validation loss {loss:.4f} is above the base's, {base_loss:.4f}"
         )
     if limits.answers_below is not None and result is not None and result.share_after < limits.answers_below:
         raise GateError(

@@ -19,35 +19,41 @@ from pathlib import Path
 from packtrain.errors import StorageError
 from packtrain.storage import Storage
 from packtrain.train.background import Outage, Worker
-from packtrain.train.checkpoint_files import (
-    COMMIT,
+from packtrain.train.checkpoint_files import COMMIT, Commit, Facts, commits, damage, prune, write
+from packtrain.train.checkpoint_parts import Exchange, PartWriter, StoreExchange, collect
+from packtrain.train.checkpoint_remote import GivenUp, RemoteCheckpoints, prune_quietly
+from packtrain.train.checkpoint_state import (
     FILES,
-    Commit,
+    Part,
     Snapshot,
     TrainingState,
-    commits,
-    damage,
-    prune,
+    part_of,
     read,
     read_state,
     restore,
     take_snapshot,
-    write,
 )
-from packtrain.train.checkpoint_remote import GivenUp, RemoteCheckpoints, prune_quietly
 
 __all__ = [
     "COMMIT",
     "FILES",
     "CheckpointStore",
+    "Part",
+    "PartWriter",
     "Saved",
     "Snapshot",
+    "StoreExchange",
     "TrainingState",
+    "part_of",
     "read",
     "read_state",
     "restore",
     "take_snapshot",
 ]
+
+
+#: That :meth:`CheckpointStore.close` waits for other ranks' parts.
+CLOSING_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,8 @@ class CheckpointStore:
     ``token()`` gives the run's fencing token and may raise ConflictError where its lock is lost.
     ``sync_events`` has the events so far on the disk, and ``mirror_events`` in the bucket, when it
     returns; they are called before a checkpoint counts there, in another thread, so that no
-    checkpoint is newer than the story of how it came about. ``warn`` is called only by
+    checkpoint is newer than the story of how it came about. ``exchange``: where other ranks tell of
+    the parts that they write (:class:`PartWriter`). ``warn`` is called only by
     :meth:`newest`, :meth:`poll` and :meth:`close`.
     """
 
@@ -80,6 +87,7 @@ class CheckpointStore:
         warn: Callable[[str], None],
         token: Callable[[], int] = lambda: 0,
         remote: Storage | None = None,
+        exchange: Exchange | None = None,
         sync_events: Callable[[], None] = lambda: None,
         mirror_events: Callable[[], None] = lambda: None,
         retry_delay: float = 5.0,
@@ -89,6 +97,9 @@ class CheckpointStore:
         self._sync_events, self._mirror_events = sync_events, mirror_events
         self._executor = ThreadPoolExecutor(1, "packtrain-checkpoint")
         self._writing: Future[Commit] | None = None
+        self._exchange = exchange
+        self._saves = 0
+        self._closing: float | None = None
         self._disk = Outage("saving failed", "training goes on", "checkpoints are written again")
         self._mutex = threading.Lock()
         self._saved: list[Saved] = []
@@ -137,7 +148,8 @@ class CheckpointStore:
                 return False
             self._urgent = wait
             self._collect()
-            self._writing = self._executor.submit(self._write, snapshot)
+            self._saves += 1
+            self._writing = self._executor.submit(self._write, snapshot, self._saves)
             if wait:
                 writing, self._writing = self._writing, None
                 writing.result()
@@ -208,7 +220,7 @@ class CheckpointStore:
 
         ``timeout``: seconds for the bucket at most. What is being written to the disk is waited for.
         """
-        started = time.monotonic()
+        started = self._closing = time.monotonic()
         try:
             self._collect()
         finally:
@@ -238,14 +250,20 @@ class CheckpointStore:
         else:
             self._disk.worked()
 
-    def _write(self, snapshot: Snapshot) -> Commit:
+    def _write(self, snapshot: Snapshot, save: int) -> Commit:
         started = time.monotonic()
 
         def token() -> int:
             self._sync_events()
             return self._token()
 
-        commit = write(self.folder, snapshot, attempt=self.attempt, token=token)
+        def others() -> Facts:
+            if snapshot.part.count == 1:
+                return {}
+            assert self._exchange is not None
+            return collect(self._exchange, save, snapshot.part.count, self._out_of_patience)
+
+        commit = write(self.folder, snapshot, attempt=self.attempt, token=token, save=save, others=others)
         seconds = time.monotonic() - started
         with self._mutex:
             self._write_seconds = snapshot.seconds + seconds
@@ -259,6 +277,10 @@ class CheckpointStore:
             self._worker.wake()
         prune(self.folder, self.keep, unwanted, frozenset(busy))
         return commit
+
+    def _out_of_patience(self) -> bool:
+        """Whether the run is ending, and ranks that live would have written their parts by now."""
+        return self._closing is not None and time.monotonic() - self._closing > CLOSING_SECONDS
 
     def _mirror(self) -> None:
         """Copy the newest to the bucket, and what became the newest meanwhile."""

@@ -1,80 +1,33 @@
 """One checkpoint on disk: the state after a completed optimizer step, complete or not there.
 
-``step-N/`` holds the adapter and the optimizer as safetensors, and ``state.json``. It is written
-under a temporary name, and ``commit.json``, with the digests of the others, is written last; a
-folder without a matching one does not count.
+``step-N/`` holds the trained weights and the optimizer as safetensors, in one part or several, and
+``state.json``. It is written under a temporary name, and ``commit.json``, with the digests of the
+others, is written last; a folder without a matching one does not count.
 """
 
 from __future__ import annotations
 
-import copy
 import json
-import os
 import re
 import shutil
-import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
-from packtrain.errors import ConfigError, StorageError
-from packtrain.model.adapter import Adapter
-from packtrain.model.parallel import put, whole
+from packtrain.errors import StorageError
 from packtrain.rundir import sync, write_atomically
 from packtrain.storage.checksums import digests
+from packtrain.train.checkpoint_state import MOMENTS, STATE, VERSION, WEIGHTS, Snapshot, files_of
 
-VERSION = 1
-FILES = ("adapter.safetensors", "optimizer.safetensors", "state.json")
 COMMIT = "commit.json"
 NAME = re.compile(r"step-(\d+)")
-_MOMENTS = ("exp_avg", "exp_avg_sq")
-
-
-@dataclass
-class TrainingState:
-    """What training has come to; all that it needs besides adapter and optimizer to go on."""
-
-    step: int = 0
-    """Completed optimizer steps."""
-    evaluated: int = -1
-    """The last step that was evaluated; 0 is the base."""
-    base_loss: float | None = None
-    loss: float | None = None
-    """The newest validation losses, nats a token."""
-    tokens: int = 0
-    supervised_tokens: int = 0
-    loss_sum: float = 0.0
-    """Over all supervised tokens so far."""
-    seconds: float = 0.0
-    """Of training, over all attempts."""
-    fingerprint: dict[str, Any] = field(default_factory=dict)
-    """Data, base and adapter: a checkpoint fits only the same ones."""
-    settings: dict[str, Any] = field(default_factory=dict)
-    """What `auto` became (micro-batch, threads, …), used again on resume."""
-
-    @property
-    def train_loss(self) -> float:
-        """Mean over all supervised tokens so far."""
-        return self.loss_sum / max(1, self.supervised_tokens)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """A checkpoint in memory: copies on the CPU, which training does not touch any more."""
-
-    state: TrainingState
-    adapter: dict[str, Tensor]
-    """By peft's names, whole."""
-    moments: dict[str, Tensor]
-    """``exp_avg:NAME`` and ``exp_avg_sq:NAME`` of AdamW, whole."""
-    seconds: float = 0.0
-    """That taking it held training up."""
+#: Bytes and SHA-256 of files, by name.
+Facts = dict[str, tuple[int, str]]
+#: What a full or broken disk raises.
+UNWRITTEN = (OSError, SafetensorError, StorageError)
 
 
 @dataclass(frozen=True)
@@ -85,8 +38,7 @@ class Commit:
     attempt: int
     token: int
     """The writer's fencing token: grows with every owner of the run's lock."""
-    files: dict[str, tuple[int, str]]
-    """Bytes and SHA-256 of each."""
+    files: Facts
 
     @property
     def name(self) -> str:
@@ -112,51 +64,61 @@ class Commit:
             content = json.loads(data)
             if content["version"] != VERSION:
                 raise ValueError(f"version {content['version']}")
-            files = {name: (int(content["files"][name][0]), str(content["files"][name][1])) for name in FILES}
+            files = {name: (int(size), str(digest)) for name, (size, digest) in content["files"].items()}
+            if files.keys() != files_of(len(files) // 2):
+                raise ValueError(f"{COMMIT} does not name the files of a checkpoint")
             return cls(int(content["step"]), int(content["attempt"]), int(content["token"]), files)
-        except (KeyError, TypeError, IndexError) as error:
+        except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"{COMMIT} is not a commit ({error!r})") from error
 
 
-def take_snapshot(state: TrainingState, adapter: Adapter, optimizer: torch.optim.Optimizer) -> Snapshot:
-    """Copy everything to the CPU. Of sharded parameters the whole: then all ranks have to call."""
-    started = time.monotonic()
-    parameters = adapter.named_parameters()
-    weights = adapter.tensors()
-    moments = {
-        f"{moment}:{name}": whole(optimizer.state[parameter][moment]).to("cpu", copy=True)
-        if parameter in optimizer.state
-        else torch.zeros(parameter.shape, dtype=parameter.dtype)
-        for name, parameter in parameters.items()
-        for moment in _MOMENTS
-    }
-    return Snapshot(copy.deepcopy(state), weights, moments, time.monotonic() - started)
+def temporary_folder(folder: Path, snapshot: Snapshot, save: int) -> Path:
+    """Where the ``save``-th checkpoint of an attempt is written, by all ranks that write a part of it."""
+    return folder / f".step-{snapshot.state.step}.{save}.tmp"
 
 
-def write(folder: Path, snapshot: Snapshot, *, attempt: int, token: Callable[[], int]) -> Commit:
+def write_part(temporary: Path, snapshot: Snapshot) -> Facts:
+    """Write the tensors of ``snapshot`` into ``temporary``; on the disk when this returns.
+
+    Errors: :data:`UNWRITTEN`.
+    """
+    facts = {}
+    temporary.mkdir(parents=True, exist_ok=True)
+    for kind, tensors in ((WEIGHTS, snapshot.adapter), (MOMENTS, snapshot.moments)):
+        path = temporary / snapshot.part.file(kind)
+        save_file(dict(tensors), path)
+        sync(path)
+        facts[path.name] = digests(path)[:2]
+    return facts
+
+
+def write(
+    folder: Path,
+    snapshot: Snapshot,
+    *,
+    attempt: int,
+    token: Callable[[], int],
+    save: int = 1,
+    others: Callable[[], Facts] = dict,
+) -> Commit:
     """Write ``folder/step-N``, complete and on the disk when this returns.
 
     ``token()`` is asked just before the commit, and may raise where the run's lock is lost.
+    ``others()`` waits for the parts that other ranks write, and says what they are.
     Errors: :class:`StorageError`; nothing that was there before is harmed.
     """
-    state = snapshot.state
-    target = folder / f"step-{state.step}"
-    temporary = folder / f".step-{state.step}.tmp"
+    target = folder / f"step-{snapshot.state.step}"
+    temporary = temporary_folder(folder, snapshot, save)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(snapshot.adapter, temporary / FILES[0])
-        save_file(snapshot.moments, temporary / FILES[1])
-        content = {"version": VERSION, **asdict(state)}
-        (temporary / FILES[2]).write_text(json.dumps(content, indent=1) + "\n")
-        for name in FILES:
-            with (temporary / name).open("rb") as file:
-                os.fsync(file.fileno())
-        facts = {name: digests(temporary / name)[:2] for name in FILES}
-        commit = Commit(state.step, attempt, token(), facts)
+        facts = write_part(temporary, snapshot)
+        (temporary / STATE).write_text(snapshot.state.to_json())
+        sync(temporary / STATE)
+        facts[STATE] = digests(temporary / STATE)[:2]
+        facts |= others()
+        commit = Commit(snapshot.state.step, attempt, token(), facts)
         write_atomically(temporary / COMMIT, commit.to_json())
         install(temporary, target)
-    except (OSError, SafetensorError, StorageError) as error:
+    except UNWRITTEN as error:
         raise StorageError(
             f"cannot write the checkpoint {target}: {error}",
             hint="is the disk full? the run goes on from the last one",
@@ -223,39 +185,3 @@ def damage(path: Path, commit: Commit) -> str | None:
         except OSError as error:
             return f"{name} cannot be read ({error.strerror or error})"
     return None
-
-
-def read_state(path: Path) -> TrainingState:
-    content = json.loads((path / FILES[2]).read_text())
-    if content.pop("version") != VERSION:
-        raise ConfigError(f"{path}: was written by another version of packtrain")
-    return TrainingState(**content)
-
-
-def read(path: Path) -> Snapshot:
-    """All of a checkpoint, on the CPU."""
-    return Snapshot(read_state(path), load_file(path / FILES[0]), load_file(path / FILES[1]))
-
-
-def restore(
-    snapshot: Snapshot, adapter: Adapter, optimizer: torch.optim.Optimizer, fingerprint: dict[str, Any]
-) -> None:
-    """Put adapter and optimizer back; with sharded parameters each rank keeps its part.
-
-    Errors: :class:`ConfigError` naming what is another.
-    """
-    state = snapshot.state
-    for what, value in fingerprint.items():
-        if state.fingerprint.get(what) != value:
-            raise ConfigError(
-                f"the checkpoint step-{state.step} was made with another {what} "
-                f"({state.fingerprint.get(what)} then, {value} now)",
-                hint="--new starts another run under this name",
-            )
-    adapter.load(snapshot.adapter)
-    for name, parameter in adapter.named_parameters().items():
-        kept = {moment: torch.zeros_like(parameter, requires_grad=False) for moment in _MOMENTS}
-        for moment, tensor in kept.items():
-            put(tensor, snapshot.moments[f"{moment}:{name}"])
-        step = torch.tensor(float(state.step), device=parameter.device)
-        optimizer.state[parameter] = {"step": step, **kept}

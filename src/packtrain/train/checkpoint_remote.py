@@ -15,7 +15,7 @@ from packtrain.errors import ConflictError, PacktrainError, StorageError
 from packtrain.rundir import write_atomically
 from packtrain.storage import ObjectInfo, PreconditionError, Storage
 from packtrain.storage.checksums import crc32c_file
-from packtrain.train.checkpoint_files import COMMIT, FILES, NAME, Commit, damage, install
+from packtrain.train.checkpoint_files import COMMIT, NAME, Commit, damage, install
 
 ROOT = "checkpoints"
 
@@ -69,7 +69,7 @@ class RemoteCheckpoints:
         if old is not None:
             # Of an attempt that is superseded: not complete any more, before its files change.
             self.storage.delete(old.name, if_generation=old.generation)
-        for name in FILES:
+        for name in commit.files:
             on_progress(0)
             there = infos.get(f"{place}/{name}")
             if there is not None and _same(path / name, there):
@@ -90,7 +90,7 @@ class RemoteCheckpoints:
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
-            for name in FILES:
+            for name in commit.files:
                 self.storage.download(f"{ROOT}/{commit.name}/{name}", temporary / name)
             problem = damage(temporary, commit)
             if problem is None:

@@ -20,9 +20,9 @@ from packtrain.config import TrainConfig
 from packtrain.data.batches import BatchPlan, MicroBatch, collate, micro_batches
 from packtrain.data.tokenized import TokenizedRows
 from packtrain.errors import DivergedError
-from packtrain.model.adapter import Adapter
 from packtrain.model.loss import CausalLoss
 from packtrain.model.parallel import World, whole
+from packtrain.model.trainable import Trainable
 from packtrain.train.checkpoint import TrainingState
 from packtrain.train.optimizer import learning_rate
 
@@ -53,7 +53,8 @@ class Trainer:
     """All that a step needs; it decides nothing about evaluation, saving or stopping."""
 
     loss: CausalLoss
-    adapter: Adapter
+    adapter: Trainable
+    """The adapter, or all of the base."""
     optimizer: torch.optim.Optimizer
     rows: TokenizedRows
     bins: Sequence[npt.NDArray[np.int64]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,15 +15,19 @@ from packtrain.config import TrainConfig
 def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
     """AdamW with decoupled weight decay (https://arxiv.org/abs/1711.05101), in one fused kernel.
 
-    The state is in the parameters' type, which is fp32 for adapters.
+    The decay is for matrices alone: norms and biases, which have one dimension, are left to go where
+    they want. The state is in the parameters' type, which is fp32.
     """
-    return torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for parameter in parameters:
+        (decayed if parameter.ndim > 1 else free).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": group, "weight_decay": decay}
+        for group, decay in ((decayed, config.weight_decay), (free, 0.0))
+        if group
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
 
 
 def warmup_steps(warmup: float | int, steps: int) -> int:
