@@ -1,0 +1,255 @@
+"""``packtrain rehearse``: the run's rendered pods on this machine, undisturbed and with one taken away.
+
+What is rendered is what ``packtrain submit`` would apply; a tiny base and a stand-in bucket take the
+place of the big ones. What a rehearsal does otherwise than the cluster is in its report.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from packtrain.artifacts.receipt import RECEIPT, Receipt
+from packtrain.config import RunConfig, config_hash
+from packtrain.errors import GateError, UsageError
+from packtrain.gcp.image.reference import image_reference
+from packtrain.kube.launch import Launch
+from packtrain.kube.manifests import render
+from packtrain.kube.names import TOKEN_KEY, TOKEN_SECRET
+from packtrain.kube.rehearsal.bucket import NAME, Bucket
+from packtrain.kube.rehearsal.cluster import Cluster, Preemption, Story, failure_error, free_port
+from packtrain.kube.rehearsal.kubelet import Changes, Difference
+from packtrain.kube.rehearsal.small import STEPS, Small, make_small
+from packtrain.rundir import new_run_id
+from packtrain.runfile import dump
+
+#: Seconds that Spot leaves to a pod between SIGTERM and SIGKILL.
+SPOT_GRACE = 15.0
+#: Where a rehearsed preemption comes: some steps after the first checkpoint.
+STRIKE_AFTER = STEPS // 4
+Say = Callable[[str], None]
+
+#: What no process of this machine shows of a pod; told, for nothing here changes by it.
+NOT_REHEARSED = (
+    Difference("GPUs", "CUDA and NCCL", "CPU and gloo"),
+    Difference("container", "the image, read-only, as user 1000", "this Python environment, as you"),
+    Difference("resources", "requests, limits and /dev/shm's size", "this machine's, shared by all pods"),
+    Difference("node", "selected, tolerated, waited for", "this machine, at once"),
+    Difference("network", "an address for each pod, GPUDirect", "all pods at 127.0.0.1"),
+    Difference("identity", "Workload Identity, IAM", "a bucket that lets anybody in"),
+    Difference("controllers", "queue, back-off, deadline, TTL", "none of them; policies as they are"),
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run of the rendered workload to a good end."""
+
+    story: Story
+    weights: str
+    """SHA-256 over the published weights."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """What was rehearsed, and how it went."""
+
+    name: str
+    kind: str
+    machine: str
+    nodes: int
+    ranks: int
+    """In each pod."""
+    undisturbed: Result
+    preempted: Result | None
+    changes: dict[str, str]
+    """Of the run file: keys, and what stood for them."""
+    differences: tuple[Difference, ...]
+    """Of the pods."""
+
+    @property
+    def equal(self) -> bool:
+        return self.preempted is None or self.preempted.weights == self.undisturbed.weights
+
+    def to_json(self) -> dict[str, Any]:
+        runs = {"undisturbed": self.undisturbed, "preempted": self.preempted}
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "machine": self.machine,
+            "nodes": self.nodes,
+            "ranks": self.ranks,
+            "equal": self.equal,
+            "runs": {name: _run_json(result) for name, result in runs.items() if result is not None},
+            "run_file": self.changes,
+            "differences": [vars(each) for each in self.differences],
+        }
+
+    def check(self) -> None:
+        """Errors: :class:`GateError` where the preempted run trained another adapter."""
+        if not self.equal:
+            raise GateError(
+                "the run whose pod was taken away ended with other weights than the undisturbed one",
+                hint="packtrain verify-resume shows at which moments a stop changes the result",
+            )
+
+
+def _run_json(result: Result) -> dict[str, Any]:
+    story = result.story
+    pods = [
+        {"pod": each.pod.name, "exit_code": each.pod.exit_code, "action": each.action} for each in story.pods
+    ]
+    return {
+        "seconds": round(result.seconds, 1),
+        "weights": result.weights,
+        "pods": pods,
+        "restarts": story.restarts,
+        "preempted_after_step": story.struck_after,
+        "resumed_from": story.resumed_from(),
+    }
+
+
+def rehearse(
+    config: RunConfig,
+    *,
+    preempt: bool = False,
+    nodes: int | None = None,
+    ranks: int | None = None,
+    seconds: float = 600.0,
+    say: Say = lambda line: None,
+) -> Rehearsal:
+    """Run the pods of ``config``, a resolved run file, in a temporary folder; nothing is left of them.
+
+    ``nodes`` in place of ``cluster.nodes``; ``ranks`` in each pod (default: two for one node, so that
+    they meet, and one for several); ``seconds`` for all of it. Errors: those of rendering; of the pod
+    that made the workload fail, as its exit code says; :class:`GateError` for time that is over.
+    """
+    until = time.monotonic() + seconds
+    if nodes is not None:
+        config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"nodes": nodes})})
+    launch = launch_of(config)
+    render(launch)  # the user's own run file, with all that can be wrong about it, before anything takes time
+    ranks = ranks or min(launch.machine.gpus, 2 if config.cluster.nodes == 1 else 1)
+    if ranks > launch.machine.gpus:
+        raise UsageError(f"--ranks {ranks}: {launch.machine.name} has {launch.machine.gpus} GPUs")
+    with tempfile.TemporaryDirectory(prefix="packtrain-rehearse-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        say("making a tiny base, and taking a few rows")
+        small = make_small(config, folder)
+        rehearsed = launch_of(small.config, launch.run_id, launch.image)
+        stage = _Stage(rehearsed, small, ranks, folder, until, say)
+        say("undisturbed")
+        undisturbed = stage.run("undisturbed", None)
+        preempted = None
+        if preempt:
+            say("once more, with a pod that is taken away")
+            victim = config.cluster.nodes - 1
+            preempted = stage.run("preempted", Preemption(victim, STRIKE_AFTER, SPOT_GRACE))
+            if preempted.story.struck_after is None:
+                raise GateError("the run ended before its pod could be taken away", hint="run it again")
+    return Rehearsal(
+        config.name,
+        undisturbed.story.kind,
+        launch.machine.name,
+        config.cluster.nodes,
+        ranks,
+        undisturbed,
+        preempted,
+        small.changes,
+        (*undisturbed.story.differences, *NOT_REHEARSED),
+    )
+
+
+def launch_of(config: RunConfig, run_id: str | None = None, image: str | None = None) -> Launch:
+    """As submit makes it, but for the image's digest, which only a registry knows."""
+    cluster = config.cluster
+    if image is None and cluster.image is None and (cluster.project is None or cluster.location is None):
+        image = "packtrain/trainer"  # no registry is named yet
+    return Launch(
+        config=config,
+        run_yaml=dump(config),
+        run_id=run_id or new_run_id(),
+        image=image or image_reference(config),
+        config_hash=config_hash(config),
+    )
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """What both runs have in common."""
+
+    launch: Launch
+    small: Small
+    ranks: int
+    folder: Path
+    until: float
+    say: Say
+
+    def run(self, name: str, preemption: Preemption | None) -> Result:
+        token = f"hf_{secrets.token_hex(16)}"
+        begun = time.monotonic()
+        with Bucket() as bucket:
+            for key, data in self.small.objects.items():
+                bucket.put(key, data)
+            cluster = Cluster(
+                render(self.launch),
+                {TOKEN_SECRET: {TOKEN_KEY: token}},
+                self._changes(bucket),
+                self.folder / name,
+                self.until,
+                self.say,
+                preemption,
+            )
+            story = cluster.run()
+            if story.failure is not None:
+                raise failure_error(story)
+            weights = _published(bucket)
+            _kept_secret(token, bucket, self.folder / name)
+        return Result(story, weights, time.monotonic() - begun)
+
+    def _changes(self, bucket: Bucket) -> Changes:
+        environment = {
+            "STORAGE_EMULATOR_HOST": bucket.url,
+            "HF_HUB_OFFLINE": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+            "GLOO_SOCKET_IFNAME": "lo",
+        }
+        if self.launch.config.cluster.nodes > 1:
+            environment |= {
+                "PACKTRAIN_MASTER_ADDR": "127.0.0.1",
+                "PACKTRAIN_MASTER_PORT": str(free_port()),
+            }
+        return Changes(environment, self.ranks)
+
+
+def _published(bucket: Bucket) -> str:
+    """SHA-256 over the weights at ``output.uri``. Errors: :class:`GateError` unless they are as the
+    receipt says."""
+    files = bucket.below("final_model/")
+    if RECEIPT not in files:
+        raise GateError(f"the run ended well, and there is no receipt in gs://{NAME}/final_model")
+    receipt = Receipt.from_json(files[RECEIPT])
+    for name, facts in receipt.files.items():
+        if hashlib.sha256(files.get(name, b"")).hexdigest() != facts.sha256:
+            raise GateError(f"gs://{NAME}/final_model/{name} is not what the receipt says")
+    weights = hashlib.sha256()
+    for name in sorted(receipt.files):
+        if name.endswith(".safetensors"):
+            weights.update(files[name])
+    return weights.hexdigest()
+
+
+def _kept_secret(token: str, bucket: Bucket, folder: Path) -> None:
+    """Errors: :class:`GateError` where the token of the rehearsal is in the bucket or on a disk."""
+    word = token.encode()
+    found = [f"gs://{NAME}/{name}" for name, data in bucket.below("").items() if word in data]
+    found += [str(path) for path in folder.rglob("*") if path.is_file() and word in path.read_bytes()]
+    if found:
+        raise GateError(f"the Hugging Face token was written to {found[0]}")
