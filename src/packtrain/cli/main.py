@@ -78,6 +78,8 @@ def main(args: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # as stderr: no terminal's encoding is an error
     try:
         typer.main.get_command(application(arguments))(args=arguments, prog_name="packtrain")
+    except _Ended as end:
+        return _flushed(int(end.code or 0))
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0
         return _flushed(INTERRUPTED if code == 1 else code)  # click's: a Ctrl-C that no verb has seen
@@ -148,12 +150,18 @@ def _guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except (typer.Exit, typer.Abort, typer.BadParameter):
+        except typer.Exit as end:
+            raise _Ended(end.exit_code) from None
+        except (typer.Abort, typer.BadParameter):
             raise
         except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  (each kind has its exit code)
-            raise typer.Exit(_told(error)) from None
+            raise _Ended(_told(error)) from None
 
     return guarded
+
+
+class _Ended(SystemExit):
+    """The end that a verb chose: its 1 is its own, and not click's for a Ctrl-C."""
 
 
 def _told(error: BaseException) -> int:

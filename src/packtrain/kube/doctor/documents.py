@@ -15,8 +15,8 @@ import yaml
 
 from packtrain.kube.doctor.tree import Node, Path
 
-#: Go and Helm templates ({{ .Values.x }}), Jinja ({% if %}); GitHub's ${{ }} is neither.
-_TEMPLATE = re.compile(r"(?<!\$)\{\{|\{%")
+#: Go and Helm templates ({{ .Values.x }}), Jinja ({% if %}), Terraform (%{ if }); GitHub's ${{ }} is none.
+_TEMPLATE = re.compile(r"(?<!\$)\{\{|\{%|%\{")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

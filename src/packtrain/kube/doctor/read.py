@@ -1,4 +1,4 @@
-"""From paths to documents: files, folders, standard input, and run files, whose manifests are rendered first."""
+"""From paths to documents: files, folders, standard input; a run file becomes the manifests that it makes."""
 
 from __future__ import annotations
 

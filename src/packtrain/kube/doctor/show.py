@@ -10,19 +10,23 @@ from packtrain.kube.doctor.rule import SEVERITIES, Finding, Rule
 
 
 def lines(report: Report) -> Iterator[str]:
+    told: set[str] = set()
     for finding in report.findings:
-        yield from _finding(finding)
+        yield from _finding(finding, first=finding.rule.id not in told)
+        told.add(finding.rule.id)
     yield summary(report)
 
 
-def _finding(finding: Finding) -> Iterator[str]:
+def _finding(finding: Finding, *, first: bool) -> Iterator[str]:
+    """``first``: of its rule; what to do is not said again."""
     line = f":{finding.line}" if finding.line else ""
     rule = finding.rule
     yield f"{finding.document.source}{line}: {rule.severity} {rule.id}: {finding.sentence}"
     if where := " ".join(part for part in (finding.document.title, finding.path) if part):
         yield f"    at   {where}"
-    yield f"    fix  {rule.fix}"
-    yield f"    see  {rule.source}"
+    if first:
+        yield f"    fix  {rule.fix}"
+        yield f"    see  {rule.source}"
 
 
 def summary(report: Report) -> str:

@@ -269,7 +269,8 @@ def pods_of(document: Document, bundle: Bundle) -> Iterator[Pod]:
     for node in document.root.walk():
         spec = node["spec"]
         containers = spec["containers"].value
-        if isinstance(containers, list) and any(isinstance(each, dict) for each in containers):
+        # Without any image it is a patch (of Kustomize, for example), and what it leaves out says nothing.
+        if isinstance(containers, list) and any(each["image"].present for each in spec["containers"]):
             yield Pod(document, bundle, node)
 
 

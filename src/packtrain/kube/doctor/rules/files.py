@@ -32,7 +32,7 @@ def unreadable(document: Document) -> Iterator[Problem]:
 )
 def template(document: Document) -> Iterator[Problem]:
     if document.template:
-        yield document.root, "a template of Helm, Go or Jinja: nothing in it was checked"
+        yield document.root, "a template of Helm, Go, Jinja or Terraform: nothing in it was checked"
 
 
 RULES = (unreadable, template)

@@ -59,7 +59,7 @@ def duration_value(document: Document) -> Iterator[Problem]:
 @rule(
     Document,
     "PT803",
-    "error",
+    "warning",
     "Kueue's label as an annotation, or the other way round",
     source=sources.KUEUE_LABELS,
     fix=f"{QUEUE} and {MAX_EXEC_TIME} are labels, {MAX_RUN_DURATION} is an annotation.",
@@ -69,10 +69,11 @@ def label_or_annotation(document: Document) -> Iterator[Problem]:
     for key in (QUEUE, MAX_EXEC_TIME):
         found = metadata["annotations"][key]
         if found.present and not metadata["labels"][key].present:
-            yield found, f"{key} is read as a label only"
+            old = " (the annotation is deprecated)" if key == QUEUE else ""
+            yield found, f"{key} is read as a label{old}"
     found = metadata["labels"][MAX_RUN_DURATION]
     if found.present:
-        yield found, f"{MAX_RUN_DURATION} is read as an annotation only"
+        yield found, f"{MAX_RUN_DURATION} is read as an annotation"
 
 
 @rule(

@@ -61,10 +61,11 @@ def memory_limit(pod: Pod) -> Iterator[Problem]:
     if volume is None or not pod.gpus or volume.at("emptyDir", "medium").text != "Memory":
         return
     size = volume.at("emptyDir", "sizeLimit")
-    if not size.present:
-        yield volume["emptyDir"], "the volume at /dev/shm may grow until the node runs out of memory"
-        return
     limits = [container.node.at("resources", "limits", "memory").quantity for container in pod.workers]
+    if not size.present:
+        if None in limits:
+            yield volume["emptyDir"], "the volume at /dev/shm may grow until the node runs out of memory"
+        return
     limit = limits[0] if limits else None
     if limit is not None and (size.quantity or 0) > limit:
         yield (

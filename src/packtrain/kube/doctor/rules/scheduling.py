@@ -15,6 +15,7 @@ from packtrain.kube.doctor.workloads import (
     GPU,
     INSTANCE_TYPE,
     NODE_POOL,
+    QUEUE,
     SPOT,
     Pod,
 )
@@ -41,7 +42,8 @@ _CHOOSERS = (
     fix="Add a toleration for the key nvidia.com/gpu: Kueue looks for it before GKE adds one.",
 )
 def toleration(pod: Pod) -> Iterator[Problem]:
-    if pod.gpus and not pod.tolerates(GPU):
+    queued = pod.document.root.at("metadata", "labels", QUEUE).present
+    if pod.gpus and not pod.tolerates(GPU) and (queued or (pod.finite and pod.document.kind != "Pod")):
         yield pod.spec["tolerations"], "the pod takes GPUs and does not tolerate the taint nvidia.com/gpu"
 
 
@@ -147,7 +149,7 @@ def gpu_limits(pod: Pod) -> Iterator[Problem]:
             yield request, f"container {container.name} requests GPUs without a limit"
         elif request.present and request.quantity != limit.quantity:
             yield request, f"container {container.name} requests other GPUs than its limit says"
-        elif limit.present and (limit.quantity is None or limit.quantity % 1):
+        elif limit.quantity is not None and limit.quantity % 1:
             yield limit, f"container {container.name} asks for a number of GPUs that is not whole"
 
 
@@ -173,10 +175,10 @@ def one_capacity(pod: Pod) -> Iterator[Problem]:
 @rule(
     Pod,
     "PT209",
-    "warning",
-    "Spot or flex-start nodes are selected, and their taint is not tolerated",
+    "info",
+    "Spot nodes are selected, and their taint is not tolerated",
     source=sources.SPOT,
-    fix='Add a toleration for the same key with the value "true", for pools that have the taint.',
+    fix='Tolerate the same key with the value "true", for pools with the taint (Autopilot adds it itself).',
 )
 def capacity_toleration(pod: Pod) -> Iterator[Problem]:
     wanted = pod.selected(SPOT)

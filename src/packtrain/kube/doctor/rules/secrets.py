@@ -27,8 +27,8 @@ SECRETS = (
     ("an access key of AWS", re.compile(r"\bAKIA[0-9A-Z]{16}\b")),
 )
 _NAMES = re.compile(r"(?:^|_)(?:TOKEN|API_?KEY|SECRET|SECRET_KEY|PASSWORD|PASSWD|ACCESS_KEY)$", re.IGNORECASE)
-#: Values that hold no secret: empty, a reference, a path, a switch, or a place to fill in.
-_HARMLESS = re.compile(r"^$|^\$[({]|^/|^(?:true|false|none|null|\d{1,4})$|^<.*>$|^\.{3}$", re.IGNORECASE)
+#: Values that hold no secret: a reference, a path, or a place to fill in.
+_HARMLESS = re.compile(r"^\$[({]|^/|^<.*>$|^[A-Z_]+$|^\.{3}$")
 _PLACEHOLDER = re.compile(
     r"^(?:your|my|insert|replace|change|xxx|todo|fill|example|dummy|test)", re.IGNORECASE
 )
@@ -93,7 +93,7 @@ def environment(pod: Pod) -> Iterator[Problem]:
             # A short value, or one that says what to put there, is no secret; one of a known form is PT701.
             if (
                 _NAMES.search(name)
-                and len(value.text) >= 8
+                and len(value.text) >= 12
                 and not _HARMLESS.search(value.text)
                 and not _PLACEHOLDER.search(value.text)
                 and not found_in(value.text)

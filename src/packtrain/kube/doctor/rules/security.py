@@ -29,8 +29,9 @@ def _of_the_system(pod: Pod) -> bool:
     fix="Set hostNetwork: false; where TCPXO works only with it, check that the bucket still answers.",
 )
 def host_network(pod: Pod) -> Iterator[Problem]:
-    if pod.spec["hostNetwork"].is_true and not _of_the_system(pod):
-        account = pod.spec["serviceAccountName"].text
+    account = pod.spec["serviceAccountName"].text
+    concerned = (pod.gpus or account) and not _of_the_system(pod)
+    if pod.spec["hostNetwork"].is_true and concerned:
         loses = f"loses the identity of {account}" if account else "has the node's identity"
         yield (
             pod.spec["hostNetwork"],
