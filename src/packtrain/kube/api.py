@@ -67,7 +67,7 @@ class Listing:
 
 
 class Cluster:
-    """One cluster, one namespace. Every method raises one of :mod:`packtrain.errors`."""
+    """One cluster, one namespace (or, for lists, all). Every method raises one of :mod:`packtrain.errors`."""
 
     def __init__(self, http: Any, name: str, namespace: str, patience: RetryPolicy = PATIENCE) -> None:
         self._http, self.name, self.namespace, self._patience = http, name, namespace, patience
@@ -101,6 +101,10 @@ class Cluster:
 
     def close(self) -> None:
         self._http.close()
+
+    def within(self, namespace: str) -> Cluster:
+        """The same cluster, another namespace; it is closed with this one. ``""``: all, for lists."""
+        return Cluster(self._http, self.name, namespace, self._patience)
 
     def version(self) -> str:
         """Of the server; proves that it answers, and (it asks for the login first) that it is one."""
@@ -177,7 +181,7 @@ class Cluster:
 
     def _path(self, kind: Kind, name: str = "") -> str:
         prefix = f"/apis/{kind.api_version}" if kind.group else f"/api/{kind.api_version}"
-        inside = f"/namespaces/{self.namespace}" if kind.namespaced else ""
+        inside = f"/namespaces/{self.namespace}" if kind.namespaced and self.namespace else ""
         return f"{prefix}{inside}/{kind.plural}" + (f"/{name}" if name else "")
 
     def _send(

@@ -87,29 +87,14 @@ def explain(answer: Answer, cluster: str, what: str) -> PacktrainError:  # noqa:
     """The error for an answer; ``what`` was asked, such as ``create the Job train``."""
     said = answer.message or f"status {answer.code}"
     match answer.code:
+        case 400 | 422:
+            return _refused(said, cluster, what)
         case 401:
             return AccessError(f"{cluster} does not accept the login (401), asked to {what}", hint=LOGIN)
-        case 403 if "exceeded quota" in said:
-            return GateError(
-                f"{cluster}: a quota of the namespace forbids to {what}: {said}",
-                hint="whoever looks after the cluster set it: kubectl describe resourcequota",
-            )
-        case 403 if found := _FORBIDDEN.search(said):
-            return AccessError(
-                f"no right to {found['verb']} {found['resource']} in {cluster} (403), asked to {what}",
-                hint=RIGHTS,
-            )
         case 403:
-            return AccessError(f"{cluster} refuses to {what} (403): {said}", hint=RIGHTS)
-        case 404 if found := _NAMESPACE.search(said):
-            return ConfigError(
-                f"the namespace {found['name']} is not there in {cluster}",
-                hint="packtrain cloud setup RUN makes it, with the service account and the token in it",
-            )
-        case 404 if _NAMED.search(said):
-            return AbsentError(f"{cluster}: {said}")
+            return _forbidden(said, cluster, what)
         case 404:
-            return _not_served(answer, cluster, what)
+            return _absent(said, cluster, what)
         case 409 if answer.reason == "AlreadyExists":
             return AlreadyThereError(f"{cluster}: {said}")
         case 409:
@@ -119,12 +104,6 @@ def explain(answer: Answer, cluster: str, what: str) -> PacktrainError:  # noqa:
             )
         case 410:
             return GoneError(f"{cluster}: {said}")
-        case 400 if "is waiting to start" in said:
-            return NotYetError(f"{cluster}: {said}")
-        case 400 if "previous terminated container" in said:
-            return AbsentError(f"{cluster}: {said}")
-        case 400 | 422:
-            return ConfigError(f"{cluster} does not take what packtrain sends to {what}: {said}")
         case 429:
             return UnavailableError(f"{cluster} has too many requests (429), asked to {what}", hint=TRY_AGAIN)
         case code if code in PASSING:
@@ -135,7 +114,36 @@ def explain(answer: Answer, cluster: str, what: str) -> PacktrainError:  # noqa:
     return UnavailableError(f"{cluster} answers {answer.code}, asked to {what}: {said}")
 
 
-def _not_served(answer: Answer, cluster: str, what: str) -> PacktrainError:
+def _refused(said: str, cluster: str, what: str) -> PacktrainError:
+    if "is waiting to start" in said:
+        return NotYetError(f"{cluster}: {said}")
+    if "previous terminated container" in said:
+        return AbsentError(f"{cluster}: {said}")
+    return ConfigError(f"{cluster} does not take what packtrain sends to {what}: {said}")
+
+
+def _forbidden(said: str, cluster: str, what: str) -> PacktrainError:
+    if "exceeded quota" in said:
+        return GateError(
+            f"{cluster}: a quota of the namespace forbids to {what}: {said}",
+            hint="whoever looks after the cluster set it: kubectl describe resourcequota",
+        )
+    found = _FORBIDDEN.search(said)
+    if found is None:
+        return AccessError(f"{cluster} refuses to {what} (403): {said}", hint=RIGHTS)
+    right = f"{found['verb']} {found['resource']}"
+    return AccessError(f"no right to {right} in {cluster} (403), asked to {what}", hint=RIGHTS)
+
+
+def _absent(said: str, cluster: str, what: str) -> PacktrainError:
+    found = _NAMESPACE.search(said)
+    if found is not None:
+        return ConfigError(
+            f"the namespace {found['name']} is not there in {cluster}",
+            hint="packtrain cloud setup RUN makes it, with the service account and the token in it",
+        )
+    if _NAMED.search(said):
+        return AbsentError(f"{cluster}: {said}")
     for group, needed in INSTALL.items():
         if group in what:
             return ConfigError(
@@ -143,7 +151,7 @@ def _not_served(answer: Answer, cluster: str, what: str) -> PacktrainError:
                 hint="packtrain cloud check RUN says which version, and the command that installs it",
             )
     return ConfigError(
-        f"{cluster} does not know what it is asked to: {what} (404: {answer.message or 'nothing more'})",
+        f"{cluster} does not know what it is asked to: {what} (404: {said})",
         hint="check PACKTRAIN_KUBECONFIG, or cluster.name and cluster.location: is this the right server?",
     )
 

@@ -167,9 +167,10 @@ class Watching:
 
     def _check(self, state: State, lasts: float) -> None:
         if state.stuck and lasts > self.pace.stuck:
+            step = state.hint or "look at it with kubectl describe"
             raise ConfigError(
                 f"{state.detail}: this does not pass by itself",
-                hint=f"{state.hint or 'look at it with kubectl describe'}; packtrain cancel RUN frees the nodes",
+                hint=f"{step}; packtrain cancel RUN frees the nodes",
             )
         if self.wait_limit is not None and state.phase == "queued" and lasts > self.wait_limit:
             self.cluster.delete(self.kind, self.name, foreground=True)

@@ -1,0 +1,132 @@
+"""Whose a run's name is: new, going on, finished, or another run's; asked of the bucket and the cluster."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from packtrain.artifacts.publish import CLAIM, read_receipt
+from packtrain.artifacts.receipt import RECEIPT, Receipt
+from packtrain.config import RunConfig, config_hash, identity
+from packtrain.errors import AccessError, ConflictError, PacktrainError
+from packtrain.kube.api import CONFIG_MAP, Cluster, Object
+from packtrain.kube.names import CONFIG_HASH, MANAGED_BY, RUN_FILE, RUN_ID_LABEL, RUN_LABEL
+from packtrain.run.begin import check_settings
+from packtrain.run.gate import COMMIT, with_revisions
+from packtrain.run.mirror import claim_place, claim_run, find_run, read_identity, runs_uri
+from packtrain.rundir import RunIdentity, timestamp
+from packtrain.runfile import load
+from packtrain.storage import Storage, open_storage
+
+
+@contextmanager
+def _place(config: RunConfig) -> Iterator[tuple[Storage, bool]]:
+    """Where the run's identity lies, and whether that is the place of all runs of its name."""
+    own = config.output.run_uri
+    uri = own or runs_uri(config.output.uri, config.name)
+    assert uri is not None, "check_for_cluster wants a bucket"
+    with closing(open_storage(uri)) as storage:
+        yield storage, own is None
+
+
+def known_run(config: RunConfig) -> RunIdentity | None:
+    """The run that has the name in the bucket. Errors: those of :class:`Storage`."""
+    with _place(config) as (storage, shared):
+        return find_run(storage) if shared else read_identity(storage)
+
+
+def as_it_began(config: RunConfig, known: RunIdentity) -> RunConfig:
+    """The run file with the commits that the run began with, where it names none itself.
+
+    A branch has moved on, perhaps; the run has not. Errors: :class:`ConfigError` for other settings.
+    """
+    began = {key: (known.config.get(key) or {}).get("revision") for key in ("model", "data")}
+    mine = {"model": config.model.revision, "data": config.data.revision}
+    pinned = {
+        key: mine[key] if COMMIT.fullmatch(mine[key] or "") else began[key] for key in ("model", "data")
+    }
+    config = with_revisions(config, pinned["model"], pinned["data"])
+    check_settings(known, config, f"the name {config.name}")
+    return config
+
+
+def claim(config: RunConfig, run_id: str, *, new: bool) -> RunIdentity:
+    """Make this the run of its name, unless there is one: then that one is returned.
+
+    Without the right to write to the bucket from here the pod does it, with the same id.
+    """
+    mine = RunIdentity(config.name, run_id, config_hash(config), identity(config), timestamp())
+    try:
+        with _place(config) as (storage, shared):
+            return claim_run(storage, mine, new=new) if shared else claim_place(storage, mine)
+    except AccessError:
+        if new:
+            raise
+        return mine
+
+
+def receipt_of(config: RunConfig, run_id: str | None) -> Receipt | None:
+    """The receipt of this very run, where its adapter is published.
+
+    Errors: :class:`ConflictError` where the place holds another run's: it would be refused at the end, after
+    all was paid.
+    """
+    uri = config.output.uri
+    assert uri is not None
+    with closing(open_storage(uri)) as storage:
+        claimed = None
+        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+            claimed = str(json.loads(storage.read(CLAIM))["run_id"])
+        try:
+            data = storage.read(RECEIPT)
+        except FileNotFoundError:
+            data = None
+        owner = read_receipt(data, f"{uri}/{RECEIPT}")[0] if data is not None else claimed
+        if owner is not None and owner != run_id:
+            raise ConflictError(
+                f"{uri} holds the adapter of another run ({owner})",
+                hint="name another place in output.uri, or remove what is there",
+            )
+        return None if data is None else Receipt.from_json(data, f"{uri}/{RECEIPT}")
+
+
+def of_job(job: Object, name: str, cluster: Cluster) -> RunIdentity:
+    """The run of a Job or JobSet in the cluster, from its labels and its run file.
+
+    Errors: :class:`ConflictError` for a job that is not packtrain's, or that has lost its run file.
+    """
+    labels = job["metadata"].get("labels") or {}
+    if labels.get("app.kubernetes.io/managed-by") != MANAGED_BY or labels.get(RUN_LABEL) != name:
+        raise ConflictError(
+            f"the {job['kind']} {name} in the cluster is not packtrain's",
+            hint="give the run another name, or delete that one by hand",
+        )
+    settings = _settings(cluster, job)
+    if settings is None:
+        raise ConflictError(
+            f"the {job['kind']} {name} in the cluster has lost its run file",
+            hint="packtrain cancel RUN takes it away; then submit again",
+        )
+    found = (job["metadata"].get("annotations") or {}).get(CONFIG_HASH, "")
+    created = job["metadata"].get("creationTimestamp", "")
+    return RunIdentity(name, labels.get(RUN_ID_LABEL, "").upper(), found, settings, created)
+
+
+def _settings(cluster: Cluster, job: Object) -> dict[str, Any] | None:
+    """What affects training, from the job's ConfigMap."""
+    template = job["spec"].get("template") or job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    names = [each["configMap"]["name"] for each in template["spec"].get("volumes", []) if "configMap" in each]
+    found = cluster.get(CONFIG_MAP, names[0]) if names else None
+    text = ((found or {}).get("data") or {}).get(RUN_FILE)
+    if text is None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / RUN_FILE
+        path.write_text(text)
+        with suppress(PacktrainError):
+            return identity(load(path).config)
+    return None
