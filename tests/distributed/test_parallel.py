@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,13 @@ import torch
 from packed import adapt, random_rows
 from ranks import results, run_ranks
 from tiny import make_tiny_base
+from torch.distributed import distributed_c10d
 from transformers import AutoModelForCausalLM
 
 from packtrain.data.batches import collate
+from packtrain.errors import DataError, UsageError
 from packtrain.model.loss import CausalLoss
-from packtrain.model.parallel import choose_mode, joined, shard
+from packtrain.model.parallel import choose_mode, joined, peer_timeout, shard
 
 BINS = 5
 
@@ -142,6 +146,40 @@ def test_a_lost_peer_is_named_and_nobody_hangs() -> None:
     assert lost.code == -signal.SIGKILL
     assert main.code == 69
     assert "UnavailableError: rank 0 lost rank 1 while agreeing on a stop" in main.stderr
+
+
+def slow_first(seconds: float, fails: bool) -> list[int]:
+    with joined() as world:
+        world.barrier()
+        distributed_c10d._set_pg_timeout(timedelta(seconds=5), world.control)
+
+        def work() -> list[int]:
+            if world.rank == 0:
+                time.sleep(seconds)
+                if fails:
+                    raise DataError("row 7 is empty")
+            return [world.rank]
+
+        done = world.main_first(work)
+        world.barrier()
+        return done
+
+
+def test_the_first_may_take_longer_than_a_peer_is_waited_for() -> None:
+    assert results(run_ranks(slow_first, 2, 8.0, False)) == [[0], [1]]
+
+
+def test_a_first_that_fails_is_waited_for_by_nobody() -> None:
+    first, other = run_ranks(slow_first, 2, 0.0, True)
+    assert (first.code, other.code) == (65, 69)
+    assert "rank 1 lost a rank that prepares its node" in other.stderr
+
+
+def test_how_long_a_peer_is_waited_for() -> None:
+    assert (peer_timeout(None), peer_timeout("1.5")) == (600.0, 1.5)
+    for text in ("soon", "0", "-1", "nan", "inf"):
+        with pytest.raises(UsageError, match="PACKTRAIN_TIMEOUT"):
+            peer_timeout(text)
 
 
 def test_one_process_needs_no_group() -> None:

@@ -107,6 +107,26 @@ def test_a_rank_dies_and_the_same_command_goes_on(
     assert adapter_hash(job) == adapter_hash(undisturbed)
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_hangs_is_named_and_ends_the_run(
+    tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    """It is stopped, not dead: the other's collective ends by its time limit."""
+    monkeypatch.setenv("PACKTRAIN_TIMEOUT", "20")
+    job = long_job(tmp_path, base)
+    process = start(job, "--processes", "2")
+    wait_for_step(job, 6)
+    os.kill(rank_of(process, rank), signal.SIGSTOP)
+    code, err = ended(process)
+    assert code == 69, err
+    assert f"rank {1 - rank} lost rank {rank} while" in err
+    last = job.all_events()[-1]
+    assert (last.kind, last.fields["exit_code"]) == ("end", 69)
+    monkeypatch.delenv("PACKTRAIN_TIMEOUT")
+    code, err = ended(start(job, "--processes", "2", "-s", "evaluate.max_new_tokens=4"))
+    assert code == 0, err
+
+
 def test_a_checkpoint_of_two_goes_on_alone_and_back(tmp_path: Path, base: Path, undisturbed: Job) -> None:
     job = long_job(tmp_path, base)
     for turn, options in enumerate((["--processes", "2"], [], ["--processes", "2"])):

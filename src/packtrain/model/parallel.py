@@ -137,9 +137,13 @@ class World:
                 result, ended = work(), "done"
             finally:
                 store.set(f"packtrain/first/{turn}/{self.rank}", ended)
-        while not store.check(firsts):
-            time.sleep(LOOK)
-        if any(store.get(key) != b"done" for key in firsts):
+        try:
+            while not store.check(firsts):
+                time.sleep(LOOK)
+            lost = any(store.get(key) != b"done" for key in firsts)
+        except RuntimeError:
+            lost = True  # the store went with it
+        if lost:
             raise UnavailableError(f"rank {self.rank} lost a rank that prepares its node")
         return result if self.local_rank == 0 else work()
 
@@ -189,7 +193,7 @@ def joined() -> Iterator[World]:
     if device.type == "cuda":
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    timeout = timedelta(seconds=_timeout(os.environ.get("PACKTRAIN_TIMEOUT")))
+    timeout = timedelta(seconds=peer_timeout(os.environ.get("PACKTRAIN_TIMEOUT")))
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
         control = dist.new_group(backend="gloo", timeout=timeout)
@@ -208,7 +212,7 @@ def joined() -> Iterator[World]:
         dist.destroy_process_group()
 
 
-def _timeout(text: str | None) -> float:
+def peer_timeout(text: str | None) -> float:
     try:
         seconds = TIMEOUT if text is None else float(text)
     except ValueError:
