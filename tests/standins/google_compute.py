@@ -41,7 +41,7 @@ def compute(cloud: GoogleCloud, method: str, path: str, body: Json) -> Json:
         raise Answer(404, f"The resource '{path}' was not found", "notFound")
     if method == "DELETE":
         del cloud.networks[path]
-        return _done(cloud, _operation(path.rpartition("/")[0]), path)
+        return _done(cloud, _operation(path.rpartition("/")[0]), path, "delete")
     return cloud.networks[path]
 
 
@@ -49,7 +49,7 @@ def _operation(path: str) -> str:
     return path.rpartition("/")[0] + "/operations/operation-1"
 
 
-def _done(cloud: GoogleCloud, path: str, target: str = "") -> Json:
+def _done(cloud: GoogleCloud, path: str, target: str = "", kind: str = "insert") -> Json:
     at = f"{cloud.url}/compute/v1/"
     region = re.search(r"/regions/([^/]+)/", path)
     where = {"region": f"{at}projects/p/regions/{region[1]}"} if region else {}
@@ -59,7 +59,7 @@ def _done(cloud: GoogleCloud, path: str, target: str = "") -> Json:
         "status": "DONE",
         "selfLink": at + path,
         "targetLink": at + target,
-        "operationType": "insert",
+        "operationType": kind,
         "progress": 100,
         **where,
     }

@@ -29,6 +29,8 @@ def gke(cloud: GoogleCloud, method: str, path: str, body: Json) -> Json:
         for pool in cloud.clusters[name].get("nodePools", []):
             pool["status"] = "RUNNING"
         return _done(f"{parent}/operations/operation-1", f"{cloud.url}/v1/{name}")
+    if not rest:  # asked by gcloud for its sentence about a cluster that is not there
+        return {"clusters": list(cloud.clusters.values())}
     name, _, pool = f"{parent}/clusters{rest}".partition("/nodePools")
     if name not in cloud.clusters:
         said = f"Not found: {name}."

@@ -22,6 +22,10 @@ from packtrain.storage.retry import RetryPolicy
 WAIT = 300.0
 
 
+class NotYetError(UnavailableError):
+    """What an earlier step has made or enabled is not known everywhere yet."""
+
+
 @dataclass(frozen=True)
 class Planned:
     step: Step
@@ -47,6 +51,10 @@ class Patience:
 
     def policy(self, deadline: float) -> RetryPolicy:
         return RetryPolicy(1000, deadline, 2.0, 20.0, self.sleep, self.clock)
+
+    def troubled(self) -> RetryPolicy:
+        """For what may pass by itself, but need not: about half a minute."""
+        return RetryPolicy(5, self.wait, 2.0, 20.0, self.sleep, self.clock)
 
 
 def plan(steps: Sequence[Step], runner: Runner, journal: Journal, report: Report) -> list[Planned]:
@@ -94,7 +102,7 @@ def _make(
     """Runs what is left of the step's commands until a look finds it there."""
     # A cluster that is being made takes as long as the command that makes it may.
     limit = patience.wait if step.timeout <= ASKING else max(patience.wait, step.timeout)
-    backoff = patience.policy(limit).start()
+    coming, trying = patience.policy(limit).start(), patience.troubled().start()
     journal.begin(step.key)
     tries = 0
     while True:
@@ -113,7 +121,7 @@ def _make(
             raise trouble
         tries += 1
         report.waiting(step, str(trouble) if trouble else "it is not in force yet")
-        if not backoff.wait():
+        if not (trying if trouble and not isinstance(trouble, NotYetError) else coming).wait():
             raise trouble or UnavailableError(
                 f"{step.title}: was made, and is not in force after {limit:.0f} seconds", hint=TRY_AGAIN
             )
@@ -131,10 +139,10 @@ def _run(step: Step, seen: Seen, runner: Runner, report: Report) -> PacktrainErr
             return error
         if finished.ok:
             continue
-        error = explain(command, finished)
-        if isinstance(error, UnavailableError | ConflictError):
-            return error
+        refused = explain(command, finished)
+        if isinstance(refused, UnavailableError | ConflictError):
+            return refused
         if passes_when_new(finished):
-            return UnavailableError(str(error), hint=error.hint)
-        raise error
+            return NotYetError(str(refused), hint=refused.hint)
+        raise refused
     return None

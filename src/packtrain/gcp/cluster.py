@@ -158,8 +158,8 @@ def difference(site: Site, pool: dict[str, Any]) -> str | None:
     kind = capacity_of(pool)
     if kind != site.capacity:
         return f"is {kind}, not {site.capacity}"
-    if site.capacity == "queued" and pool["name"] != site.pool:
-        return "is not the pool whose name the pods of a queued run ask for"
+    if site.pool_by_name and pool["name"] != site.pool:
+        return f"is not {site.pool}, which the pods ask for by name"
     networks = (pool.get("networkConfig") or {}).get("additionalNodeNetworkConfigs") or []
     if site.gpu_networks and len(networks) != site.gpu_networks:
         return f"has {len(networks)} networks for GPUs, not {site.gpu_networks}"

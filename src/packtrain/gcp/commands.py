@@ -98,6 +98,8 @@ class Programs:
 
     environment: Mapping[str, str] = field(default_factory=dict)
     """Added to this process's; ``KUBECONFIG`` here keeps kubectl away from the user's own context."""
+    for_program: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Added for one program alone, by its name."""
     values: dict[str, str] = field(default_factory=dict)
     """What ``$NAME`` stands for, where it may be seen."""
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
@@ -106,7 +108,7 @@ class Programs:
     def run(self, command: Command, *, timeout: float = ASKING) -> Finished:
         argv, stdin = self._filled(command)
         with _endings(command, timeout):
-            code, stdout, stderr = _run(argv, stdin, self._environment(), timeout)
+            code, stdout, stderr = _run(argv, stdin, self._environment(command.argv[0]), timeout)
         return Finished(code, self._redacted(stdout), self._redacted(stderr))
 
     def live(self, command: Command, hear: Callable[[str], None], *, timeout: float = MAKING) -> Finished:
@@ -118,7 +120,7 @@ class Programs:
             hear(last[-1])
 
         with _endings(command, timeout):
-            code = _run_live(argv, stdin, self._environment(), timeout, heard)
+            code = _run_live(argv, stdin, self._environment(command.argv[0]), timeout, heard)
         return Finished(code, stderr="\n".join(last))
 
     def _filled(self, command: Command) -> tuple[list[str], str | None]:
@@ -133,7 +135,7 @@ class Programs:
             stdin = _filled(stdin, command.values, self.values | self.secrets)
         return argv, stdin
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, program: str) -> dict[str, str]:
         # A question that nobody sees must not wait for an answer; and no news about gcloud's own updates.
         quiet = {
             "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
@@ -141,7 +143,7 @@ class Programs:
             "CLOUDSDK_CORE_VERBOSITY": "warning",
         }
         ours = {name: value for name, value in os.environ.items() if name not in self.secrets}
-        return {**ours, **quiet, **self.environment}
+        return {**ours, **quiet, **self.environment, **self.for_program.get(program, {})}
 
     def _redacted(self, text: str) -> str:
         for name, secret in self.secrets.items():

@@ -40,7 +40,7 @@ def _case(pattern: str, kind: type[PacktrainError], sentence: str, hint: str) ->
 #: Not there, in the words of each program and API; also an API that is off: nothing of it can be there.
 ABSENT = re.compile(
     r"not found: 404|NOT_FOUND|code=404|\(NotFound\)|The resource '[^']+' was not found|"
-    r"HTTPError 404|bucket does not exist|No cluster named"
+    r"HTTPError 404|bucket does not exist|No cluster named|Image not found"
 )
 API_OFF = re.compile(
     r"SERVICE_DISABLED|has not been used in project|(?:API|service) \[?[\w.]+\]? (?:is )?not enabled", re.I
@@ -86,7 +86,7 @@ CASES = (
         r"(?:Constraint|organization policy)[^\n]*?(?P<name>constraints/[\w./-]+)",
         AccessError,
         "the organization's policy {name} forbids {what}",
-        "ask whoever looks after the organization's policies; packtrain cloud setup --dry-run shows the command",
+        "ask whoever looks after them; packtrain cloud setup RUN --dry-run shows the command",
     ),
     _case(
         r"rateLimitExceeded|RATE_LIMIT_EXCEEDED|requests per minute|\(TooManyRequests\)|Too many requests|"
@@ -131,10 +131,11 @@ CASES = (
         r"gke-gcloud-auth-plugin[^\n]*not found|getting credentials: exec: executable",
         ConfigError,
         "kubectl lacks gke-gcloud-auth-plugin, with which it logs in to the cluster",
-        "install it: gcloud components install gke-gcloud-auth-plugin (Debian: google-cloud-cli-gke-gcloud-auth-plugin)",
+        "install it: gcloud components install gke-gcloud-auth-plugin (or the Debian package"
+        " google-cloud-cli-gke-gcloud-auth-plugin)",
     ),
     _case(
-        r"You must be logged in to the server|\(Unauthorized\)|the server has asked for the client to provide",
+        r"You must be logged in to the server|\(Unauthorized\)|the server has asked for the client to",
         AccessError,
         "the cluster does not accept gcloud's login",
         LOGIN + ", then the same command again",
@@ -159,7 +160,7 @@ CASES = (
     ),
     _case(
         r"current-context is not set|no configuration has been provided|invalid configuration|"
-        r"error loading config file|context \"[^\"]*\" does not exist",
+        r"error loading config file|unable to (?:load root certificates|parse bytes)|context \"[^\"]*\" does not exist",
         ConfigError,
         "the kubeconfig is missing or damaged",
         "unset PACKTRAIN_KUBECONFIG, or let it name a kubeconfig with a current context",
@@ -171,8 +172,8 @@ CASES = (
         "a proxy may be in between, or the cluster was made anew: run packtrain cloud setup RUN again",
     ),
     _case(
-        r"connection to the server (?P<name>\S+) was refused|Unable to connect to the server: (?P<other>[^\n]+)|"
-        r"TLS handshake timeout|context deadline exceeded",
+        r"connection to the server (?P<name>\S+) was refused|"
+        r"Unable to connect to the server: (?P<other>[^\n]+)|TLS handshake timeout|context deadline exceeded",
         UnavailableError,
         "the cluster's API server does not answer: {name}",
         "check the network; a private cluster is reached only from networks that it lets in"
@@ -237,14 +238,8 @@ def explain(command: Command, finished: Finished) -> PacktrainError:
             return case.kind(_one_line(case.sentence.format(**words)), hint=case.hint.format(**words))
     if _DENIED.search(text):
         return _denied(text, facts)
-    kind = (
-        ConfigError
-        if re.search(r"INVALID_ARGUMENT|code=400|HTTPError 400|invalid", text, re.I)
-        else UnavailableError
-    )
-    return kind(
-        f"{facts['what']} failed: {facts['said']}", hint=f"the command was: {command.shown().splitlines()[0]}"
-    )
+    first = command.shown().splitlines()[0]
+    return ConfigError(f"{facts['what']} failed: {facts['said']}", hint=f"the command was: {first}")
 
 
 def said(text: str) -> str:
@@ -262,7 +257,7 @@ def _api_off(text: str, project: str) -> ConfigError:
     api = found[1] if found else "API"
     return ConfigError(
         f"the service {api} is not enabled in the project {project}",
-        hint=f"packtrain cloud setup RUN enables it; by hand: gcloud services enable {api} --project={project}",
+        hint=f"packtrain cloud setup RUN enables it, or: gcloud services enable {api} --project={project}",
     )
 
 

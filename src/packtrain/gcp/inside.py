@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from packtrain.gcp import kubectl
+from packtrain.gcp.access import GIVEN
 from packtrain.gcp.ask import ask
 from packtrain.gcp.commands import Command, Runner
 from packtrain.gcp.looks import cluster_is_there, service_account
@@ -17,7 +18,8 @@ _LATER = Seen("later", "when the cluster is there")
 #: Tells the keys of a Secret and whose it is, and leaves its content where it is.
 _WITHOUT_CONTENT = (
     '--output=go-template={"keys":[{{$comma := ""}}{{range $key, $value := .data}}{{$comma}}"{{$key}}"'
-    '{{$comma = ","}}{{end}}],"by":"{{with .metadata.labels}}{{index . "app.kubernetes.io/managed-by"}}{{end}}"}'
+    '{{$comma = ","}}{{end}}],"by":"{{with .metadata.labels}}'
+    '{{index . "app.kubernetes.io/managed-by"}}{{end}}"}'
 )
 
 
@@ -82,7 +84,8 @@ def service_account_step(site: Site, *, via: bool) -> Step:
             return Seen(
                 "differs",
                 f"stands for {has} by its annotation, so that a right on the bucket of its own is not used",
-                f"--via-service-account gives the right to that account; or: {' '.join(annotate)} {GOOGLE_ACCOUNT}-",
+                "--via-service-account gives the right to that account; or:"
+                f" {' '.join(annotate)} {GOOGLE_ACCOUNT}-",
                 True,
                 ours,
             )
@@ -103,8 +106,6 @@ def service_account_step(site: Site, *, via: bool) -> Step:
         delete = kubectl.delete("serviceaccount", site.service_account, site.namespace)
         plain = remove_if_ours((delete,))(runner, seen)
         account = service_account(runner, site) if seen.state != "later" else None
-        from packtrain.gcp.access import GIVEN
-
         notes = sorted(
             each
             for each in (account or {}).get("metadata", {}).get("annotations") or {}

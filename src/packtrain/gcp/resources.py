@@ -134,8 +134,8 @@ def repository_step(repository: Repository) -> Step:
             return Seen("make", "is not there")
         ours = (found.get("labels") or {}).get("managed-by") == "packtrain"
         if found.get("format") != "DOCKER":
-            return Seen("differs", f"has the format {found.get('format')}, not DOCKER", "name another in cluster.image",
-                        True, ours)  # fmt: skip
+            said = f"has the format {found.get('format')}, not DOCKER"
+            return Seen("differs", said, "name another in cluster.image", True, ours)
         return Seen("there", f"in {repository.region}", ours=ours)
 
     return Step(

@@ -9,7 +9,7 @@ from pathlib import Path
 from packtrain.config import ClusterConfig, RunConfig
 from packtrain.errors import ConfigError
 from packtrain.kube.names import node_pool
-from packtrain.plan.machines import Machine, machine
+from packtrain.plan.machines import Capacity, Machine, machine
 from packtrain.storage.cache import cache_folder
 
 #: Where ``packtrain image build`` puts the image, unless ``cluster.image`` names another repository.
@@ -24,11 +24,14 @@ _SHAPES = {
     "project": r"(?:[a-z][a-z0-9.-]*:)?[a-z][a-z0-9-]{4,28}[a-z0-9]",
     "location": r"[a-z]+-[a-z]+[0-9]+(?:-[a-z])?",
     "name": r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?",
+    "node_pool": r"[a-z](?:[a-z0-9-]{0,38}[a-z0-9])?",
 }
+_OPTIONAL = {"node_pool"}
 _ALLOWED = {
     "project": "a project's id, such as my-project-1 (not its name or number)",
     "location": "a region such as us-central1, or a zone such as us-central1-a",
     "name": "a cluster's name: at most 40 of a-z, 0-9 and -, a letter first",
+    "node_pool": "a node pool's name: at most 40 of a-z, 0-9 and -, a letter first",
 }
 _IMAGE = re.compile(r"(?P<region>[a-z0-9-]+)-docker\.pkg\.dev/(?P<project>[^/]+)/(?P<name>[^/:@]+)/.+")
 _ACCOUNT = re.compile(r"[a-z][a-z0-9-]{4,28}[a-z0-9]")
@@ -62,7 +65,11 @@ class Site:
     """None where ``cluster.image`` is in a registry that is not Google's."""
     machine: Machine
     nodes: int
-    capacity: str
+    capacity: Capacity
+    pool: str
+    """Name of the pool that has the GPUs."""
+    pool_by_name: bool
+    """The pods ask for this pool, not for any that fits."""
     reservation: str | None
     queue: str | None
 
@@ -87,8 +94,8 @@ class Site:
         """The IAM service account of the classical way."""
         if not _ACCOUNT.fullmatch(self.service_account):
             raise ConfigError(
-                f"cluster.service_account: {self.service_account} cannot be the name of an IAM service account:"
-                " 6 to 30 of a-z, 0-9 and -",
+                f"cluster.service_account: {self.service_account} cannot be the name of an IAM service"
+                " account: 6 to 30 of a-z, 0-9 and -",
                 hint="use a longer or shorter name, or leave out --via-service-account",
             )
         return f"{self.service_account}@{self.project}.iam.gserviceaccount.com"
@@ -100,10 +107,6 @@ class Site:
     @property
     def at_cluster(self) -> tuple[str, ...]:
         return (f"--location={self.location}", self.in_project)
-
-    @property
-    def pool(self) -> str:
-        return node_pool(self.machine.name, self.capacity)
 
     @property
     def gpu_networks(self) -> int:
@@ -142,6 +145,8 @@ def site_of(config: RunConfig) -> Site:
         machine=machine(cluster.machine),
         nodes=cluster.nodes,
         capacity=cluster.capacity,
+        pool=cluster.node_pool or node_pool(cluster.machine, cluster.capacity),
+        pool_by_name=cluster.node_pool is not None or cluster.capacity in {"queued", "reservation"},
         reservation=cluster.reservation,
         queue=cluster.queue,
     )
@@ -150,7 +155,9 @@ def site_of(config: RunConfig) -> Site:
 def _problem(cluster: ClusterConfig, key: str) -> str | None:
     value = getattr(cluster, key)
     if value is None:
-        return f"cluster.{key}: is needed for a run in the cloud: {_ALLOWED[key]}"
+        return (
+            None if key in _OPTIONAL else f"cluster.{key}: is needed for a run in the cloud: {_ALLOWED[key]}"
+        )
     if not re.fullmatch(_SHAPES[key], value):
         return f"cluster.{key}: {value!r} cannot be: {_ALLOWED[key]}"
     return None

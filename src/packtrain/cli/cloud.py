@@ -1,0 +1,223 @@
+"""``packtrain cloud setup | check | destroy``: a project from nothing to ready, a look at it, and back."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from packtrain.cli.output import note, print_json
+
+if TYPE_CHECKING:
+    from packtrain.gcp.commands import Command
+    from packtrain.gcp.session import Session
+    from packtrain.gcp.steps import Seen, Step
+
+Run = Annotated[Path, typer.Argument(help="The run file.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("-s", "--set", help="Override a key, such as cluster.nodes=2.", metavar="KEY=VALUE"),
+]
+Via = Annotated[
+    bool,
+    typer.Option("--via-service-account", help="The classical way: through an IAM service account."),
+]
+CreateCluster = Annotated[bool, typer.Option("--create-cluster", help="Make the cluster if it is not there.")]
+CreatePool = Annotated[bool, typer.Option("--create-pool", help="Make the GPU node pool if it is not there.")]
+Zone = Annotated[
+    str | None, typer.Option(help="Zone of the nodes, where the cluster is a region's.", metavar="ZONE")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the commands, ready to copy, and end.")]
+
+
+def setup(
+    run: Run,
+    set_: Overrides = None,
+    via_service_account: Via = False,
+    create_cluster: CreateCluster = False,
+    create_pool: CreatePool = False,
+    zone: Zone = None,
+    token_stdin: Annotated[
+        bool, typer.Option("--token-stdin", help="Read the Hugging Face token from stdin.")
+    ] = False,
+    wait: Annotated[
+        str, typer.Option(help="How long new rights may take to come into force.", metavar="DURATION")
+    ] = "5m",
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Bring a project from nothing to ready for a run file, step by step.
+
+    Shows what is there and what it will make, asks, and goes on where it stopped when run again.
+    """
+    from packtrain.gcp.carry_out import Patience, carry_out, obstacle, plan
+    from packtrain.gcp.session import find_token
+    from packtrain.gcp.setup import Options, steps
+    from packtrain.gcp.shown import plan_rows, setup_script, table
+
+    patience = Patience(_seconds(wait))
+    token = None if dry_run else find_token(sys.stdin if token_stdin else None)
+    session = _session(run, set_, token)
+    options = Options(
+        via_service_account=via_service_account,
+        create_cluster=create_cluster,
+        create_pool=create_pool,
+        zone=zone,
+        has_token=dry_run or session.has_token,
+        renew_token=token_stdin,
+    )
+    if dry_run:
+        wanted = steps(session.site, options)
+        left_out = {"cluster": create_cluster, "pool": create_pool}
+        typer.echo(setup_script(session.site, [each for each in wanted if left_out.get(each.key, True)]))
+        return
+    session.begin()
+    report = _Report()
+    planned = plan(steps(session.site, options), session.runner, session.journal, report)
+    report.looked()
+    for line in table(plan_rows(planned)):
+        typer.echo(line)
+    stop = obstacle(planned)
+    if stop is not None:
+        raise stop
+    making = [each for each in planned if each.seen.state in {"make", "later"}]
+    if making:
+        _confirm(f"Make {len(making)} of these in project {session.site.project}?", yes)
+        planned = carry_out(planned, session.runner, session.journal, report, patience)
+    _print_end([(each.step, each.seen) for each in planned], run)
+
+
+def check(
+    run: Run,
+    set_: Overrides = None,
+    via_service_account: Via = False,
+    zone: Zone = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look, and change nothing: rights, what setup makes, quota, zones, versions.
+
+    Exit code 0 where a run can go; 77, 76 or 78 where access, quota or a piece is missing.
+    """
+    from packtrain.gcp.carry_out import plan
+    from packtrain.gcp.check import from_plan, look_around, worst
+    from packtrain.gcp.session import find_token
+    from packtrain.gcp.setup import Options, steps
+    from packtrain.gcp.shown import finding_rows, table
+
+    session = _session(run, set_, find_token(None))
+    session.begin()
+    options = Options(via_service_account=via_service_account, zone=zone, has_token=session.has_token)
+    report = _Report()
+    planned = plan(steps(session.site, options), session.runner, session.journal, report)
+    report.looked()
+    findings = [*from_plan(planned), *look_around(session.site, options, session.runner)]
+    code = worst(findings)
+    if json:
+        print_json({"exit_code": code, "findings": [finding.to_json() for finding in findings]})
+    else:
+        for line in table(finding_rows(findings)):
+            typer.echo(line)
+    raise typer.Exit(code)
+
+
+def destroy(
+    run: Run,
+    set_: Overrides = None,
+    delete_data: Annotated[
+        bool, typer.Option("--delete-data", help="Also a bucket of packtrain's that has objects.")
+    ] = False,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+) -> None:
+    """Remove what setup made, by its labels; list what stays and why."""
+    from packtrain.gcp.destroy import refuse_while_running, take_back, undo_plan, undo_steps
+    from packtrain.gcp.setup import Options
+    from packtrain.gcp.shown import table, undo_rows, undo_script
+
+    session = _session(run, set_, None)
+    session.begin()
+    report = _Report()
+    options = Options(delete_data=delete_data)
+    planned = undo_plan(undo_steps(session.site, options), session.runner, session.journal, report)
+    report.looked()
+    if dry_run:
+        typer.echo(undo_script(session.site, planned))
+        return
+    for line in table(undo_rows(planned)):
+        typer.echo(line)
+    count = sum(each.undo.action == "remove" for each in planned)
+    if not count:
+        typer.echo("Nothing of packtrain's is there.")
+        return
+    refuse_while_running(session.site, session.runner)
+    _confirm(f"Remove {count} of these from project {session.site.project}, for good?", yes)
+    take_back(planned, session.site, session.runner, session.journal, report)
+    typer.echo(f"Removed {count}.")
+
+
+def _session(run: Path, overrides: list[str] | None, token: str | None) -> Session:
+    from packtrain.gcp.session import open_session
+    from packtrain.runfile import load
+
+    return open_session(load(run, overrides or []).config, token)
+
+
+def _seconds(duration: str) -> float:
+    from packtrain.config import seconds
+    from packtrain.errors import UsageError
+
+    try:
+        return seconds(duration)
+    except ValueError as error:
+        raise UsageError(f"--wait {duration}: {error}") from None
+
+
+def _confirm(question: str, yes: bool) -> None:
+    from packtrain.errors import UsageError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("nobody can be asked here", hint="--yes goes on without asking")
+    typer.confirm(question, abort=True)
+
+
+def _print_end(ended: list[tuple[Step, Seen]], run: Path) -> None:
+    yours = [(step, seen) for step, seen in ended if seen.state in {"yours", "differs"}]
+    for step, seen in yours:
+        typer.echo(f"left for you: {step.title}: {seen.sentence}")
+        if seen.hint:
+            typer.echo(f"  {seen.hint}")
+    typer.echo(f"Ready. Next: packtrain image build {run}, then packtrain submit {run}")
+
+
+class _Report:
+    """Progress on stderr: a line a step, rewritten in a terminal while it is looked at."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._began = time.monotonic()
+
+    def looking(self, step: Step) -> None:
+        if self._live:
+            typer.echo(f"\r\033[Klooking at {step.title}", err=True, nl=False)
+
+    def looked(self) -> None:
+        """All is looked at: the line that told of it goes."""
+        if self._live:
+            typer.echo("\r\033[K", err=True, nl=False)
+
+    def making(self, step: Step, command: Command) -> None:
+        self._began = time.monotonic()
+        first = command.shown().splitlines()[0].removesuffix("\\").rstrip()
+        note(f"{step.title}: {first}")
+
+    def waiting(self, step: Step, why: str) -> None:
+        note(f"{step.title}: waiting ({why})")
+
+    def done(self, step: Step, seen: Seen) -> None:
+        note(f"{step.title}: {seen.sentence} ({time.monotonic() - self._began:.0f} s)")
