@@ -81,10 +81,7 @@ def exits_zero_on_sigterm(script: str) -> bool:
         body = found["single"] if found["single"] is not None else found["double"]
         name = found["name"] or (body.strip() if re.fullmatch(r"\s*\w+\s*", body or "") else None)
         if name:
-            function = re.search(
-                rf"^\s*(?:function\s+)?{name}\s*(?:\(\))?\s*[{{(](.*?)^?\s*[}})]", script, re.S | re.M
-            )
-            body = _function(script, name) if function else body
+            body = _function(script, name) or body
         if body and re.search(r"(?:^|[;&|{\s])exit\s+0\b", body):
             return True
     return False
