@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 
 from packtrain.kube.doctor import facts, sources
@@ -76,7 +77,10 @@ def accelerator_name(pod: Pod) -> Iterator[Problem]:
     wanted = pod.selected(ACCELERATOR)
     if wanted is None or not wanted.text or wanted.text in facts.accelerators():
         return
-    near = difflib.get_close_matches(wanted.text, facts.accelerators(), n=1, cutoff=0.75)
+    # A number that no known GPU has is a new GPU's.
+    numbers = set(re.findall(r"\d+", wanted.text))
+    known = [name for name in facts.accelerators() if numbers <= set(re.findall(r"\d+", name))]
+    near = difflib.get_close_matches(wanted.text, known, n=1, cutoff=0.7)
     if near:
         yield wanted, f"{wanted.text} is no accelerator of GKE; did you mean {near[0]}?"
 
