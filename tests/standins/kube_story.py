@@ -64,6 +64,7 @@ class Cluster:
         if name not in self.api.names("Node"):
             labels = GPU_LABELS | {"node.kubernetes.io/instance-type": machine}
             labels |= {"cloud.google.com/gke-spot": "true"} if spot else {}
+            labels = {} if name.startswith("system") else labels
             self.api.create("Node", name, labels=labels)
         self.api.status(
             "Node", name, conditions=[{"type": "Ready", "status": "True" if ready else "Unknown"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ def delete(
 
     A published adapter stays.
     """
+    from packtrain.errors import UsageError
     from packtrain.kube.access import connect
     from packtrain.kube.control import delete as remove
     from packtrain.kube.control import find
@@ -39,7 +41,8 @@ def delete(
         note("\n".join(["To be removed:", *(f"  {line}" for line in lines)]))
         if found.running:
             note("The run has not ended; it is stopped first, and saves its state.")
-        if not yes and not typer.confirm("Remove all of this?", err=True):
-            note("Nothing was removed.")
-            return
+        if not yes and not sys.stdin.isatty():
+            raise UsageError("nobody can be asked here", hint="--yes goes on without asking")
+        if not yes:
+            typer.confirm("Remove all of this?", abort=True, err=True)
         remove(cluster, config, found, typer.echo)

@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from packtrain.errors import AccessError, ConfigError, PacktrainError, PreemptedError, UnavailableError
 from packtrain.kube.api import EVENT, JOB, JOBSET, POD, WORKLOAD, Cluster, Kind, Object
@@ -92,6 +92,9 @@ class Pace:
     """The API server may be away so long: the run goes on without it."""
 
 
+PACE = Pace()
+
+
 @dataclass
 class Watching:
     """Follows one job to its end."""
@@ -105,7 +108,7 @@ class Watching:
     role: str = TRAINER
     wait_limit: float | None = None
     """Seconds in a row that it may wait for nodes."""
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace = PACE
     clock: Callable[[], float] = time.monotonic
     sleep: Callable[[float], None] = time.sleep
 

@@ -15,7 +15,7 @@ from packtrain.errors import BY_EXIT_CODE, BugError, ConflictError, PacktrainErr
 from packtrain.gcp.commands import Programs, Runner
 from packtrain.gcp.image import image_reference
 from packtrain.gcp.image.lookup import resolve_digest
-from packtrain.kube import nodes
+from packtrain.kube import nodes, observe
 from packtrain.kube.access import connect
 from packtrain.kube.api import PATIENCE, Cluster, Object, kind_of
 from packtrain.kube.begin import make, preflight, remove
@@ -50,7 +50,7 @@ class World:
 
     say: Say
     runner: Runner = field(default_factory=Programs)
-    pace: Pace = field(default_factory=Pace)
+    pace: Pace = field(default_factory=lambda: observe.PACE)
     patience: RetryPolicy = PATIENCE
     on_manifests: Callable[[list[Object]], None] = lambda manifests: None
     """Called with what is about to be made."""
