@@ -15,7 +15,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -112,7 +111,7 @@ def application(arguments: Sequence[str]) -> typer.Typer:
     return app
 
 
-def _typer(help: str) -> typer.Typer:  # noqa: A002  (as typer calls it)
+def _typer(help: str) -> typer.Typer:
     return typer.Typer(
         help=help,
         no_args_is_help=True,

@@ -43,6 +43,7 @@ NOT_REHEARSED = (
     Difference("node", "selected, tolerated, waited for", "this machine, at once"),
     Difference("network", "an address for each pod, GPUDirect", "all pods at 127.0.0.1"),
     Difference("identity", "Workload Identity, IAM", "a bucket that lets anybody in"),
+    Difference("preflight", "a pod without GPU looks first", "not run"),
     Difference("controllers", "queue, back-off, deadline, TTL", "none of them; policies as they are"),
 )
 
@@ -77,6 +78,18 @@ class Rehearsal:
     @property
     def equal(self) -> bool:
         return self.preempted is None or self.preempted.weights == self.undisturbed.weights
+
+    def verdict(self) -> str:
+        """One sentence."""
+        seconds = self.undisturbed.seconds + (self.preempted.seconds if self.preempted else 0.0)
+        said = f"Rehearsed in {seconds:.0f} s: the pods start, train and publish a verified adapter"
+        if self.preempted is None:
+            return f"{said}. With --preempt, one of them is taken away as well."
+        story = self.preempted.story
+        resumed = story.resumed_from()
+        went_on = "began anew" if resumed is None else f"went on after step {resumed}"
+        same = "the same to the bit" if self.equal else "ANOTHER ONE"
+        return f"{said}. One taken away after step {story.struck_after} {went_on}; the adapter is {same}."
 
     def to_json(self) -> dict[str, Any]:
         runs = {"undisturbed": self.undisturbed, "preempted": self.preempted}

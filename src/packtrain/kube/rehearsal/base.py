@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from packtrain.config import ModelConfig
-from packtrain.errors import PacktrainError
+from packtrain.errors import ConfigError, PacktrainError
 from packtrain.model.sources import SMALL_FILES, resolve_base
 
 #: What a model's config says of its size, in the words of most families.
@@ -45,18 +45,27 @@ class TinyBase:
 
 
 def make_tiny_base(folder: Path, config: ModelConfig) -> TinyBase:
-    """Write a whole Hugging Face folder; the same arguments give the same bytes."""
+    """Write a whole Hugging Face folder; the same arguments give the same bytes.
+
+    Errors: :class:`ConfigError` for a base that no pod could use either.
+    """
+    from packtrain.model.quiet import quiet_transformers
+
     folder.mkdir(parents=True)
     try:
         small = _small_files(config)
-        model_type = _of_its_family(folder, small, config)
+        with quiet_transformers():
+            model_type = _of_its_family(folder, small, config)
         note = f"a random {model_type} of 2 layers, with the tokenizer of {config.source}"
         return TinyBase(folder, True, note)
+    except ConfigError:
+        raise  # what the pod would say, too
     except (PacktrainError, OSError, ValueError, AttributeError, TypeError, RuntimeError) as error:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
     shutil.rmtree(folder)
     folder.mkdir()
-    _llama_of_bytes(folder)
+    with quiet_transformers():
+        _llama_of_bytes(folder)
     return TinyBase(folder, False, f"a random llama of 2 layers whose tokens are bytes ({why})")
 
 

@@ -94,7 +94,9 @@ def decide_jobset(
     policy: Mapping[str, Any] | None, failure: JobFailure, replicated_job: str
 ) -> JobSetDecision:
     """What a JobSet with this ``failurePolicy`` does about a Job of its that failed."""
-    for rule in (policy or {}).get("rules", ()):
+    if policy is None:
+        return JobSetDecision("FailJobSet", None)
+    for rule in policy.get("rules", ()):
         reasons = rule.get("onJobFailureReasons") or [failure.reason]
         patterns = rule.get("onJobFailureMessagePatterns") or [""]
         targets = rule.get("targetReplicatedJobs") or [replicated_job]

@@ -7,16 +7,20 @@ places are others.
 from __future__ import annotations
 
 import json
+import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from packtrain.config import DataConfig, RunConfig
 from packtrain.data.rows import BadRow
 from packtrain.data.sources import open_source
-from packtrain.errors import AccessError, ConfigError, DataError, StorageError, UnavailableError
+from packtrain.errors import AccessError, DataError, StorageError, UnavailableError
 from packtrain.kube.rehearsal.base import TinyBase, make_tiny_base
 from packtrain.kube.rehearsal.bucket import NAME
 
@@ -27,9 +31,10 @@ STEPS, SAVE_EVERY = 48, 8
 BATCH = 16 * LENGTH
 #: The hub and the user's bucket have so many seconds to answer.
 PATIENCE = 30.0
+CONNECT = 5.0
 #: A rehearsal costs nothing: what it takes is not to reach a small budget.
 RICH = "1000000 USD"
-_AWAY = (AccessError, UnavailableError, StorageError, ConfigError)
+_AWAY = (AccessError, UnavailableError, StorageError)
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,16 @@ class Small:
 
 
 def make_small(config: RunConfig, folder: Path) -> Small:
-    """Errors: :class:`DataError` for rows that cannot be read at all."""
-    base = make_tiny_base(folder / "base", config.model)
-    train, about_train = _rows(config.data, config.data.train, ROWS)
-    objects = {f"base/{path.name}": path.read_bytes() for path in sorted((folder / "base").iterdir())}
-    objects["train.jsonl"] = train
+    """Errors: :class:`DataError` and :class:`ConfigError` for what would end a pod in the cluster, too."""
     own_validation = not isinstance(config.data.validation, float)
-    if own_validation:
-        objects["validation.jsonl"], _ = _rows(config.data, config.data.validation, VALIDATION_ROWS)
+    sources = [config.model.source, config.data.train, config.data.validation]
+    with hub_if_it_answers() if _of_the_hub(sources) else nullcontext():
+        base = make_tiny_base(folder / "base", config.model)
+        train, about_train = _rows(config.data, config.data.train, ROWS)
+        objects = {f"base/{path.name}": path.read_bytes() for path in sorted((folder / "base").iterdir())}
+        objects["train.jsonl"] = train
+        if own_validation:
+            objects["validation.jsonl"], _ = _rows(config.data, config.data.validation, VALIDATION_ROWS)
     changes = {
         "model.source": base.note,
         "data.train": about_train,
@@ -107,8 +114,6 @@ def _rows(data: DataConfig, source: Any, count: int) -> tuple[bytes, str]:
     try:
         rows = _in_time(lambda: _first_rows(data, source, count))
         return _jsonl(rows), f"the first {len(rows)} rows of {_named(source)}"
-    except DataError:
-        raise
     except _AWAY as error:
         why = str(error).splitlines()[0]
         return _jsonl(_made_up(data.format, count)), f"{count} made-up rows ({why})"
@@ -160,6 +165,30 @@ def _made_up(format: str, count: int) -> list[dict[str, Any]]:
     }
     one = made.get(format, dolly)
     return [one(asked, answer) for asked, answer in pairs]
+
+
+def _of_the_hub(sources: Sequence[Any]) -> bool:
+    each = [one for source in sources for one in (source if isinstance(source, list) else [source])]
+    return any(isinstance(one, str) and not one.startswith(("gs://", "pypi:")) for one in each)
+
+
+@contextmanager
+def hub_if_it_answers() -> Iterator[None]:
+    """Without a way to the Hugging Face hub its cache alone is asked (a question takes half a minute else)."""
+    from huggingface_hub import constants
+
+    place = urlsplit(constants.ENDPOINT)
+    offline = constants.HF_HUB_OFFLINE
+    if not getproxies():
+        try:
+            port = place.port or {"http": 80}.get(place.scheme, 443)
+            socket.create_connection((place.hostname or "", port), CONNECT).close()
+        except OSError:
+            constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = offline
 
 
 def _in_time(work: Callable[[], T]) -> T:
