@@ -53,7 +53,7 @@ def test_ids_are_one_of_a_kind_and_in_order() -> None:
 
 
 @pytest.mark.parametrize("cluster", every_cluster(), ids=cluster_id)
-def test_nothing_is_found_in_our_own_manifests(cluster: dict[str, object]) -> None:
+def test_nothing_is_found_in_our_own_manifests(cluster: dict[str, Any]) -> None:
     launch = launch_of(**cluster)
     manifests = [*render(launch), *render_preflight(launch)]
     report = lint([[document for each in manifests for document in from_data(each, "ours")]])

@@ -20,7 +20,7 @@ _TEMPLATE = re.compile(r"(?<!\$)\{\{|\{%|%\{")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Document:
     source: str
     """Name of the file, as it is shown."""

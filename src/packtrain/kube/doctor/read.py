@@ -16,7 +16,7 @@ from packtrain.kube.doctor.tree import Node
 STDIN = "-"
 _SUFFIXES = (".yaml", ".yml", ".json")
 #: Of the files in a folder, those that can hold what rules judge. A file that is named is always read.
-_OURS = re.compile(r"^\s*\"?(?:apiVersion|bindings|currentMasterVersion|machineType)\"?\s*:", re.MULTILINE)
+_OURS = re.compile(r"[\s{,\"](?:apiVersion|bindings|currentMasterVersion|machineType)\"?\s*:")
 _LARGEST = 16 << 20
 #: A run that is only looked at has no id yet.
 _NO_RUN_ID = "0" * 26
@@ -47,7 +47,7 @@ def _of_folder(folder: Path) -> Iterator[list[Document]]:
         )
         if path.suffix in _SUFFIXES and path.is_file() and not hidden and path.stat().st_size <= _LARGEST:
             text = path.read_text(encoding="utf-8-sig", errors="replace")
-            if _OURS.search(text):
+            if _OURS.search(f"\n{text}"):
                 yield parse(text, str(path))
 
 

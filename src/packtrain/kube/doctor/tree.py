@@ -90,7 +90,7 @@ class Node:
         if found is None:
             return None
         number, exponent, suffix = found.groups()
-        result = float(number) * 10.0 ** int(exponent or 0) * _SUFFIXES.get(suffix, 1.0)
+        result = float(f"{number}e{exponent or 0}") * _SUFFIXES.get(suffix, 1.0)
         return result if math.isfinite(result) else None
 
     def walk(self, limit: int = 100_000) -> Iterator[Node]:

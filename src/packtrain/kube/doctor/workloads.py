@@ -6,10 +6,10 @@ JobSet, Deployment, CronJob, PyTorchJob, RayJob or a kind that is not known here
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from packtrain.kube.doctor.documents import Document
 from packtrain.kube.doctor.tree import Node, Path
@@ -35,7 +35,7 @@ FINITE = frozenset(
 _SHELL = re.compile(r"^(?:/usr)?(?:/bin/)?(?:ba|da|z|k|a)?sh$")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Bundle:
     """The documents that are judged together: one file's, or those of files named together."""
 
@@ -263,7 +263,12 @@ def _parent(pod: Pod) -> Node:
     return pod.document.root.at(*pod.node.path[len(pod.document.root.path) : -1])
 
 
-def pods_of(document: Document, bundle: Bundle) -> Iterator[Pod]:
+@functools.lru_cache(maxsize=16)
+def pods_of(document: Document, bundle: Bundle) -> tuple[Pod, ...]:
+    return tuple(_pods_of(document, bundle))
+
+
+def _pods_of(document: Document, bundle: Bundle) -> Iterator[Pod]:
     if not document.is_object or document.kind == "CustomResourceDefinition":
         return
     for node in document.root.walk():
@@ -298,7 +303,3 @@ def jobsets_of(document: Document, bundle: Bundle) -> Iterator[JobSet]:
     for jobs in found.values():
         assert jobs[0].jobset is not None
         yield JobSet(document, jobs[0].jobset, tuple(jobs))
-
-
-def labels_of(document: Document) -> dict[str, Any]:
-    return {key: node.value for key, node in document.root.at("metadata", "labels").pairs()}

@@ -9,7 +9,7 @@ from packtrain.kube.doctor import sources
 from packtrain.kube.doctor.documents import Document
 from packtrain.kube.doctor.rule import Problem, rule
 from packtrain.kube.doctor.tree import Node
-from packtrain.kube.doctor.workloads import QUEUE, Bundle, Job, Pod, jobs_of
+from packtrain.kube.doctor.workloads import QUEUE, Job, Pod
 from packtrain.kube.limits import LONGEST_FLEXIBLE
 from packtrain.kube.manifests import MAX_EXEC_TIME, MAX_RUN_DURATION
 
@@ -162,23 +162,22 @@ def waits_for_ever(job: Job) -> Iterator[Problem]:
 
 
 @rule(
-    Document,
+    Job,
     "PT809",
     "warning",
     "A deadline that a queue does not count as the job does",
     source=sources.JOB,
     fix=f"Use the label {MAX_EXEC_TIME} for the run's own time, and a longer deadline as a back-stop.",
 )
-def deadline_in_queue(document: Document) -> Iterator[Problem]:
+def deadline_in_queue(job: Job) -> Iterator[Problem]:
     """The one counts only running, the other waiting for nodes too, and from the start when resumed."""
-    longest = document.root.at("metadata", "labels", MAX_EXEC_TIME).integer
-    for job in jobs_of(document, Bundle((document,))):
-        deadline = job.node["activeDeadlineSeconds"]
-        if longest is not None and deadline.integer is not None and deadline.integer <= longest:
-            yield (
-                deadline,
-                f"{deadline.integer} s, waiting included, end before the {longest} s that the run may take",
-            )
+    longest = job.document.root.at("metadata", "labels", MAX_EXEC_TIME).integer
+    deadline = job.node["activeDeadlineSeconds"]
+    if longest is not None and deadline.integer is not None and deadline.integer <= longest:
+        yield (
+            deadline,
+            f"{deadline.integer} s, waiting included, end before the {longest} s that the run may take",
+        )
 
 
 RULES = (
