@@ -14,7 +14,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(s|m|h|d)")
+NAME = r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
+NOT_BLANK = r"\S"
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -40,6 +42,7 @@ def _money(value: Any) -> Any:
 
 Duration = Annotated[str, BeforeValidator(_duration)]
 Money = Annotated[str, BeforeValidator(_money)]
+Expected = Annotated[str, Field(pattern=NOT_BLANK)]
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Steps = Annotated[int, Field(ge=1)]
 
@@ -153,7 +156,7 @@ class CheckpointConfig(Section):
 class Prompt(Section):
     prompt: str = Field(min_length=1)
     """The user's turn."""
-    expect: str | list[str] | None = None
+    expect: Expected | Annotated[list[Expected], Field(min_length=1)] | None = None
     """The answer counts as right when it contains this (any of these), whatever the case."""
 
 
@@ -219,7 +222,7 @@ class ClusterConfig(Section):
 
 
 class RunConfig(Section):
-    name: str = Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$")
+    name: str = Field(pattern=NAME)
     """The run's name: a DNS label of at most 40 characters (a-z, 0-9 and -)."""
     model: ModelConfig
     data: DataConfig

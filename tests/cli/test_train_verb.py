@@ -5,16 +5,15 @@ from __future__ import annotations
 import ast
 import json
 import os
-import pty
 import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from standins.bucket import BucketServer, bucket_server  # noqa: F401
+from terminal import terminal
 from whole_run import ROOT, Job, base, job, make_job, packtrain  # noqa: F401
 
 PROMPTS: dict[str, Any] = {
@@ -97,29 +96,26 @@ def test_a_failure_has_nothing_on_stdout(job: Job) -> None:  # noqa: F811
 def test_on_a_terminal(tmp_path: Path, base: Path) -> None:  # noqa: F811
     """All of it in a process that has a terminal: bars come and go, the results stay."""
     job = make_job(tmp_path / "job", base, evaluate=PROMPTS)  # noqa: F811
-    ours, theirs = pty.openpty()
-    got: list[bytes] = []
-
-    def read() -> None:
-        try:
-            while data := os.read(ours, 65536):
-                got.append(data)
-        except OSError:
-            return  # Linux says EIO where the other end is closed
-
-    reader = threading.Thread(target=read)
-    reader.start()
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm", "COLUMNS": "120"}
     command = [sys.executable, "-m", "packtrain.cli.main", *job.arguments()]
-    code = subprocess.run(
-        command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs, check=False
-    ).returncode
-    os.close(theirs)
-    reader.join(10)
-    os.close(ours)
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", b"".join(got).decode(errors="replace"))
+    with terminal() as screen:
+        code = subprocess.run(
+            command, env=environment, stdin=screen.end, stdout=screen.end, stderr=screen.end, check=False
+        ).returncode
+    shown = screen.plain
     assert code == 0, shown
     assert "Traceback" not in shown
     assert "training 6/6" in shown
     assert "What is [fact] 3?" in shown
     assert shown.rstrip().endswith("Fine-tuning complete!")
+
+
+def test_one_process_on_each_of_several_machines_is_for_the_supervisor(
+    job: Job,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PACKTRAIN_NODES", "2")
+    ended = job.train()
+    assert (ended.code, ended.out) == (2, "")
+    assert "has to say which of the 2 nodes this one is" in ended.err
+    assert not job.run_dir.path.exists()

@@ -103,6 +103,17 @@ def test_plain_is_one_line_each() -> None:
     assert lines[11] == "after:   ho"
 
 
+def test_what_a_model_says_steers_no_terminal() -> None:
+    nasty = Answer("a\x1b[2Jb", "\x07bell \x9b31m\u202eold", "줄\u3000하나 👩\u200d🚀\tok")
+    screen = io.StringIO()
+    Console(file=screen, width=120, color_system=None).print(render_table([nasty]))
+    for shown in (render_plain([nasty]), screen.getvalue()):
+        assert not any(sign in shown for sign in "\x1b\x07\x9b\u202e")
+        assert r"a\x1b[2Jb" in shown
+        assert r"\x07bell \x9b31m\u202eold" in shown
+        assert "👩\u200d🚀" in shown
+
+
 def test_json_says_what_was_right() -> None:
     assert MADE[0].to_json() == {
         "prompt": "Which code?",

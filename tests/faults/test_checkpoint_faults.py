@@ -64,6 +64,31 @@ class TestFullDisk:
         assert len(warnings) == 2 and warnings[1].startswith("checkpoints are written again")
         assert step_of(make_store(disk / "checkpoints").newest()) == 6
 
+    def test_an_older_one_goes_for_one_that_has_to_be_written(self, disk: Path) -> None:
+        folder = disk / "checkpoints"
+        store = make_store(folder, keep=2, warn=no_warning)
+        for step in (1, 2):
+            assert store.save(snapshot(step, SIZE), wait=True)
+        self.fill(disk, 4)
+        assert store.save(snapshot(3, SIZE), wait=True)
+        assert sorted(path.name for path in folder.iterdir()) == ["step-2", "step-3"]
+        store.close(wait_for_mirror=False, timeout=0)
+
+    def test_the_last_good_one_never_goes(self, disk: Path) -> None:
+        """The newer of two is damaged."""
+        folder = disk / "checkpoints"
+        store = make_store(folder, keep=2, warn=no_warning)
+        for step in (1, 2):
+            assert store.save(snapshot(step, SIZE), wait=True)
+        weights = folder / "step-2" / "adapter.safetensors"
+        with weights.open("r+b") as file:
+            file.seek(-1, os.SEEK_END)
+            file.write(b"?")
+        self.fill(disk, 4)
+        assert store.save(snapshot(3, SIZE), wait=True)
+        assert sorted(path.name for path in folder.iterdir()) == ["step-1", "step-3"]
+        store.close(wait_for_mirror=False, timeout=0)
+
 
 SAVE = """
 import sys

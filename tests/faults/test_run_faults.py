@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -210,6 +211,20 @@ class TestBucket:
         theirs = {name for name in bucket_server.snapshot() if not name.startswith("packtrain/another/")}
         assert theirs == set(before)
 
+    def test_a_taken_place_is_told_before_training(
+        self, tmp_path: Path, base: Path, bucket_server: BucketServer
+    ) -> None:
+        for uri in (bucket_server.uri("final_model"), str(tmp_path / "out")):
+            folder = tmp_path / uri.rpartition("/")[2]
+            job = make_job(folder.with_suffix(".job"), base, output={"uri": uri})
+            job.done()
+            before = job.run_dir.identity()
+            failed(job.train("--new"), 73, uri, "holds the finished adapter of run")
+            assert job.run_dir.identity() == before, "the old run is not moved aside for nothing"
+            other = job.train("-s", "name=other", "--run-dir", str(folder.with_suffix(".other")))
+            failed(other, 73, uri, "holds the finished adapter of run")
+            assert "reading the data" not in other.err
+
     def test_the_same_run_on_another_machine(
         self, tmp_path: Path, base: Path, bucket_server: BucketServer
     ) -> None:
@@ -219,6 +234,29 @@ class TestBucket:
         ended = second.train()
         assert ended.code == 0, ended.err
         assert "is finished; nothing was done" in ended.out
+
+
+class TestStateInAnotherFolder:
+    """``output.run_uri`` is a folder, such as one that several machines share."""
+
+    def test_another_machine_goes_on_from_it(self, tmp_path: Path, base: Path) -> None:
+        whole = make_job(tmp_path / "whole", base)
+        whole.done()
+        shared = tmp_path / "shared"
+        job = make_job(tmp_path / "job", base, output={"run_uri": str(shared)})
+        stopped = ("-s", "evaluate.fail_if.loss_above=0.001")
+        failed(job.train(*stopped), 76)
+        found = {path.name for path in shared.iterdir() if not path.name.startswith(".")}
+        assert found == {"run.json", "config.yaml", "events", "checkpoints"}
+        shutil.rmtree(job.run_dir.path)
+        job.done()
+        assert job.weights() == whole.weights()
+        assert job.losses() == whole.losses()
+        assert job.story("start")[-1].fields["resumed_from"] == 6
+
+    def test_the_runs_own_folder_needs_no_copy(self, job: Job) -> None:
+        job.done("-s", f"output.run_uri={job.run_dir.path}")
+        assert not (job.run_dir.path / "events").exists()
 
 
 def test_a_folder_that_is_not_a_run(job: Job) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
-import pty
 import re
-import threading
 from typing import Any
 
 import pytest
+from terminal import terminal
 
 from packtrain.rundir import Event
 from packtrain.train.progress import (
@@ -117,25 +115,11 @@ def test_plain_lines_of_all_that_takes_long() -> None:
 
 def on_a_terminal(kind: type[Progress]) -> str:
     """All that a real terminal gets of :func:`whole_story`."""
-    ours, theirs = pty.openpty()
-    got: list[bytes] = []
-
-    def read() -> None:
-        try:
-            while data := os.read(ours, 65536):
-                got.append(data)
-        except OSError:
-            return  # Linux says EIO where the other end is closed
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    with os.fdopen(theirs, "w") as stream:
+    with terminal() as screen, open(screen.end, "w", closefd=False) as stream:
         progress = make_progress(stream)
         assert isinstance(progress, kind)
         whole_story(progress)
-    reader.join(10)
-    os.close(ours)
-    return b"".join(got).decode()
+    return screen.shown
 
 
 def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,20 @@ def publish(
     destination.write(RECEIPT, receipt, if_generation=0)
 
 
+def check_free(destination: Storage, run_id: str) -> None:
+    """Raise :class:`~packtrain.errors.ConflictError` where another run has this place.
+
+    Asked before the work is done: :func:`publish` would refuse its result. Nothing is written.
+    """
+    standing = _read(destination, RECEIPT)
+    if destination.stat(CLAIM) is not None:
+        claim = _read_claim(destination)
+        if claim.run_id != run_id:
+            raise _taken(destination, claim, standing)
+    elif standing is not None and not _is_of(standing, run_id):
+        raise _taken(destination, None, standing)
+
+
 def _check_local(files: Mapping[str, Path], expected: Mapping[str, FileFacts]) -> None:
     for name, path in files.items():
         try:

@@ -5,14 +5,13 @@ Only what nobody foresaw has a stack trace.
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import traceback
 
 import typer
 
-from packtrain.errors import BugError, MemoryExceededError, PacktrainError, StorageError
+from packtrain.errors import BugError, PacktrainError, StorageError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
@@ -34,7 +33,9 @@ def _tell(error: BaseException) -> int:
         # Whoever read our output has gone: say nothing, and let the flush at exit find no pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return StorageError.exit_code
-    known = error if isinstance(error, PacktrainError) else _known(error)
+    from packtrain.run.outcome import of_the_machine
+
+    known = error if isinstance(error, PacktrainError) else of_the_machine(error)
     if known is None:
         traceback.print_exception(error)
         typer.echo(
@@ -48,17 +49,3 @@ def _tell(error: BaseException) -> int:
     if known.hint:
         typer.echo(f"hint: {known.hint}", err=True)
     return known.exit_code
-
-
-def _known(error: BaseException) -> PacktrainError | None:
-    """Our error for one of Python's or PyTorch's that a machine, not a bug, causes."""
-    # By name: torch.OutOfMemoryError, without importing torch to tell of a failure.
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        detail = str(error).splitlines()[0] if str(error) else "the host has no more"
-        return MemoryExceededError(
-            f"out of memory: {detail}",
-            hint="lower train.micro_batch or data.max_length, or use a larger machine",
-        )
-    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        return StorageError(f"the disk is full{f': {error.filename}' if error.filename else ''}")
-    return None

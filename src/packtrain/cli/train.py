@@ -40,10 +40,10 @@ def train(
     if "RANK" in os.environ:  # one of the ranks that torchrun, or our supervisor, has started
         _train_here(run, run_dir, set_ or [], new=new, json=json)
         return
-    from packtrain.run.launch import visible_gpus
+    from packtrain.run.launch import Nodes, visible_gpus
 
     ranks = processes or max(1, visible_gpus())
-    if ranks == 1:
+    if ranks == 1 and Nodes.from_environment(os.environ).count == 1:
         _train_here(run, run_dir, set_ or [], new=new, json=json)
         return
     from packtrain.run.supervisor import main as supervise

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+#: C0 and C1 but for tab and line feed, and what turns the direction of text around.
+_CONTROL = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u202a-\\u202e\\u2066-\\u2069]")
+
+
 @dataclass(frozen=True)
 class Answer:
     prompt: str
@@ -150,7 +154,7 @@ def render_table(made: Sequence[Answer]) -> Table:
     for answer in made:
         table.add_row(
             # Text: brackets in an answer are no markup.
-            Text(answer.prompt),
+            Text(printable(answer.prompt)),
             Text(_marked(answer.base, answer.right_before), style=_style(answer.right_before)),
             Text(_marked(answer.adapter, answer.right_after), style=_style(answer.right_after)),
         )
@@ -160,15 +164,20 @@ def render_table(made: Sequence[Answer]) -> Table:
 def render_plain(made: Sequence[Answer]) -> str:
     """For a log: three lines a prompt."""
     return "\n".join(
-        f"prompt:  {_one_line(answer.prompt)}\n"
+        f"prompt:  {_one_line(printable(answer.prompt))}\n"
         f"before:  {_one_line(_marked(answer.base, answer.right_before))}\n"
         f"after:   {_one_line(_marked(answer.adapter, answer.right_after))}"
         for answer in made
     )
 
 
+def printable(text: str) -> str:
+    """``text`` with its control characters escaped: what a model says must not steer a terminal."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
 def _marked(text: str, right: bool | None) -> str:
-    shown = text or "(no answer)"
+    shown = printable(text) or "(no answer)"
     return shown if right is None else f"{'✓' if right else '✗'} {shown}"
 
 

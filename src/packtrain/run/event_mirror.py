@@ -2,7 +2,8 @@
 
 A thread sends the new whole lines every some seconds; training never waits for it. Sending is
 idempotent: a segment whose answer was lost is recognised by its content, and what an earlier attempt
-could not send any more goes with the next one's.
+could not send any more goes with the next one's. The many segments of a long attempt are put together
+when the next one begins.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from __future__ import annotations
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
-from packtrain.errors import ConflictError, StorageError
+from packtrain.errors import ConflictError, PacktrainError, StorageError, UnavailableError
 from packtrain.rundir import Event, RunDir, segment_name, whole_lines, write_atomically
-from packtrain.storage import PreconditionError, Storage
+from packtrain.storage import ObjectInfo, PreconditionError, Storage
 from packtrain.train.background import Outage, Worker
 
 ROOT = "events/"
@@ -22,9 +24,15 @@ SEGMENT = re.compile(r"events/(\d{6,})-(\d{10,})\.jsonl")
 #: Bytes of a segment at most (more than one line): it goes in one request.
 LARGEST = 4 << 20
 _READERS = 16
+#: More segments than this are put together when an attempt begins.
+MANY = 256
+#: Listings of segments, some of which are gone when they are read.
+_TRIES = 5
 
 Key = tuple[int, int]
 """Attempt and seq of an event."""
+Segment = tuple[Key, ObjectInfo]
+"""The first event of a segment, and its object."""
 
 
 class EventMirror:
@@ -52,6 +60,8 @@ class EventMirror:
         """
         with self._mutex:
             if self._sent is None:
+                with suppress(PacktrainError):  # many small ones only cost time
+                    compact(self._remote)
                 self._sent = _already_there(self._remote)
             data = self._read()
             data = data[: data.rfind(b"\n") + 1]
@@ -125,41 +135,86 @@ def restore_events(run_dir: RunDir, remote: Storage) -> None:
         here = {}
     except OSError as error:
         raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
-    wanted = _wanted(_segments(remote), set(here))
-    with ThreadPoolExecutor(_READERS) as readers:
-        found = list(readers.map(remote.read, wanted))
-    merged = dict(here)
-    for data in found:
-        for key, line in whole_lines(data).items():
-            merged.setdefault(key, line)
+    merged = here | _missing(remote, here)
     if merged.keys() != here.keys():
         write_atomically(path, b"".join(merged[key] for key in sorted(merged)))
 
 
-def _segments(remote: Storage) -> list[tuple[Key, str]]:
-    """First event and name of each segment, in order."""
-    matches = (SEGMENT.fullmatch(info.name) for info in remote.list(ROOT))
-    return sorted(((int(match[1]), int(match[2])), match[0]) for match in matches if match)
+def _missing(remote: Storage, here: dict[Key, bytes]) -> dict[Key, bytes]:
+    """The lines in the bucket that are not ``here``."""
+    for _ in range(_TRIES):
+        wanted = _wanted(_segments(remote), here)
+        with ThreadPoolExecutor(_READERS) as readers, suppress(FileNotFoundError):
+            found = list(readers.map(remote.read, [info.name for info in wanted]))
+            break
+        # Its writer has put some together meanwhile.
+    else:
+        raise UnavailableError(f"{remote.uri}/{ROOT}: its segments change faster than they can be read")
+    missing: dict[Key, bytes] = {}
+    for data in found:
+        for key, line in whole_lines(data).items():
+            if key not in here:
+                missing.setdefault(key, line)
+    return missing
 
 
-def _wanted(segments: list[tuple[Key, str]], here: set[Key]) -> list[str]:
-    """Names of the segments that can hold an event which is not ``here``; the last of an attempt may
-    be of any length."""
-    names = []
-    for index, ((attempt, first), name) in enumerate(segments):
-        following = segments[index + 1][0] if index + 1 < len(segments) else (-1, 0)
-        known = following[0] == attempt and all((attempt, seq) in here for seq in range(first, following[1]))
-        if not known:
-            names.append(name)
-    return names
+def _segments(remote: Storage) -> list[Segment]:
+    """All of them, in order."""
+    matches = ((SEGMENT.fullmatch(info.name), info) for info in remote.list(ROOT))
+    return sorted(
+        (((int(match[1]), int(match[2])), info) for match, info in matches if match), key=lambda one: one[0]
+    )
+
+
+def _wanted(segments: list[Segment], here: dict[Key, bytes]) -> list[ObjectInfo]:
+    """The segments that hold an event which is not ``here``: whose size is not that of our lines."""
+    return [info for first, info in segments if not _is_here(first, info.size, here)]
+
+
+def _is_here(first: Key, size: int, here: dict[Key, bytes]) -> bool:
+    attempt, seq = first
+    while size > 0 and (line := here.get((attempt, seq))) is not None:
+        size, seq = size - len(line), seq + 1
+    return size == 0
 
 
 def _already_there(remote: Storage) -> dict[int, int]:
     """The last seq of each attempt in the bucket."""
-    last = {attempt: name for (attempt, _), name in _segments(remote)}
+    last = {attempt: info.name for (attempt, _), info in _segments(remote)}
     sent = {}
     for attempt, name in last.items():
         lines = whole_lines(remote.read(name))
         if lines:
             sent[attempt] = max(lines)[1]
     return sent
+
+
+def compact(remote: Storage) -> None:
+    """Put the many small segments of earlier attempts together: a day of training leaves thousands.
+
+    The first of a group gets the content of all, then the others go: who reads meanwhile finds every
+    line, some twice. Only for the one that writes the run, before it has sent anything. Errors: those
+    of :class:`Storage`; what was done until then stays.
+    """
+    segments = _segments(remote)
+    if len(segments) <= MANY:
+        return
+    with ThreadPoolExecutor(_READERS) as threads:
+        for group in _groups(segments):
+            data = b"".join(threads.map(remote.read, [info.name for info in group]))
+            first, *rest = group
+            remote.write(first.name, data, if_generation=first.generation)
+            list(threads.map(lambda info: remote.delete(info.name, if_generation=info.generation), rest))
+
+
+def _groups(segments: list[Segment]) -> list[list[ObjectInfo]]:
+    """Neighbours of one attempt that fit into one segment, where there are several."""
+    groups: list[list[ObjectInfo]] = []
+    attempt_before, size = -1, 0
+    for (attempt, _), info in segments:
+        if attempt != attempt_before or size + info.size > LARGEST:
+            groups.append([])
+            attempt_before, size = attempt, 0
+        groups[-1].append(info)
+        size += info.size
+    return [group for group in groups if len(group) > 1]

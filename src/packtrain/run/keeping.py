@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from packtrain.artifacts.publish import check_free
 from packtrain.config import RunConfig
 from packtrain.errors import ConflictError
 from packtrain.run.begin import begin, check_settings
@@ -38,7 +39,7 @@ class Keeping:
     lock: Lock
     """In the bucket where there is one, else in the folder."""
     remote: Storage | None
-    """The run's place in a bucket."""
+    """The run's place in a bucket, or in another folder."""
     events: EventMirror | None = None
 
     def mirror_events(self) -> EventMirror | None:
@@ -48,11 +49,16 @@ class Keeping:
         return self.events
 
 
+def _is_folder(uri: str, run_dir: RunDir) -> bool:
+    """Whether ``uri`` is the run's own folder, which needs no copy of itself."""
+    return not is_bucket(uri) and Path(uri).resolve() == run_dir.path.resolve()
+
+
 @contextmanager
 def keeping(
     run_dir: RunDir, config: RunConfig, *, new: bool, on_moved: Callable[[Path], None]
 ) -> Iterator[Keeping]:
-    """Find or make the run, and hold its lock.
+    """Find or make the run, and hold its lock; a ``new`` one only where its output has a place.
 
     Errors: :class:`ConfigError` for other settings, :class:`ConflictError` for another run or writer,
     and those of :class:`Storage`.
@@ -62,8 +68,11 @@ def keeping(
         def opened(uri: str) -> Storage:
             return stack.enter_context(closing(open_mirror(uri)))
 
+        if new and config.output.uri is not None:
+            # Before the old run is moved aside for one that could not be published.
+            check_free(stack.enter_context(closing(open_storage(config.output.uri))), run_id="")
         runs = place = None
-        if config.output.run_uri is not None and is_bucket(config.output.run_uri):
+        if config.output.run_uri is not None and not _is_folder(config.output.run_uri, run_dir):
             place = opened(config.output.run_uri)
         elif config.output.run_uri is None and (uri := runs_uri(config.output.uri, config.name)) is not None:
             runs = opened(uri)

@@ -9,6 +9,7 @@ one has failed: a SIGTERM without that file is no preemption but the loss of a p
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -61,6 +62,23 @@ def write_outcome(exit_code: int, message: str, hint: str | None = None) -> None
     outcome = RankOutcome(int(os.environ.get("RANK", "0")), exit_code, message, hint, time.time())
     with contextlib.suppress(StorageError):  # a full disk: the exit code is left, and says the same
         write_atomically(Path(folder) / f"rank-{outcome.rank}.json", json.dumps(asdict(outcome)).encode())
+
+
+def of_the_machine(error: BaseException) -> PacktrainError | None:
+    """Our error for one of Python's or PyTorch's that a machine, not a bug, causes; None for others."""
+    # By name: torch.OutOfMemoryError, without importing torch to tell of a failure. On a CPU torch
+    # raises a plain RuntimeError.
+    of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if of_memory or "can't allocate memory" in str(error):
+        detail = str(error).splitlines()[0] if str(error) else "the host has no more"
+        return MemoryExceededError(
+            f"out of memory: {detail}",
+            hint="lower train.micro_batch or data.max_length, set train.activation_checkpointing, or use a "
+            "larger machine",
+        )
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return StorageError(f"the disk is full{f': {error.filename}' if error.filename else ''}")
+    return None
 
 
 def is_preemption() -> bool:

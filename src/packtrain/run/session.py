@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packtrain.artifacts.publish import publish
+from packtrain.artifacts.publish import check_free, publish
 from packtrain.artifacts.receipt import RECEIPT, Receipt
 from packtrain.config import RunConfig, seconds
-from packtrain.errors import MemoryExceededError, PacktrainError, PreemptedError
+from packtrain.errors import BugError, PacktrainError, PreemptedError
 from packtrain.evaluate.answers import Answer
 from packtrain.run.keeping import Keeping, keeping
 from packtrain.run.mirror import keep_config
-from packtrain.run.outcome import write_outcome
+from packtrain.run.outcome import of_the_machine, write_outcome
 from packtrain.rundir import EventWriter, Kind, RunDir, RunIdentity, history, last_attempt, write_atomically
 from packtrain.runfile import RunFile, dump, load
 from packtrain.storage import open_storage
@@ -208,6 +208,9 @@ def _lead(session: Session, *, new: bool) -> Outcome:
             )
         )
         receipt = _receipt(run_dir) or _receipt_there(session)
+        if receipt is None and config.output.uri is not None:
+            with closing(open_storage(config.output.uri)) as destination:
+                check_free(destination, session.identity.run_id)
         if session.world is not None:
             session.world.broadcast(receipt is None)
         if receipt is not None and _published(run_dir, config.output.uri):
@@ -308,16 +311,11 @@ def _last_event(session: Session) -> Iterator[None]:
         _end(session, error.exit_code, str(error))
         raise
     except Exception as error:
-        if type(error).__name__ in ("OutOfMemoryError", "MemoryError") or "can't allocate memory" in str(
-            error
-        ):
-            message = "out of memory"
-            _end(session, MemoryExceededError.exit_code, message)
-            raise MemoryExceededError(
-                f"{message}: {str(error).splitlines()[0] if str(error) else 'the machine has no more'}",
-                hint="lower train.micro_batch or data.max_length, or set train.activation_checkpointing",
-            ) from error
-        _end(session, 70, f"{type(error).__name__}: {error}")
+        known = of_the_machine(error)
+        if known is not None:
+            _end(session, known.exit_code, str(known))
+            raise known from error
+        _end(session, BugError.exit_code, f"{type(error).__name__}: {error}")
         raise
 
 

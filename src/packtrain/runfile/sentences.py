@@ -11,14 +11,13 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from packtrain.config import Prompt
+from packtrain.config import DNS_LABEL, NAME, NOT_BLANK, Prompt
 from packtrain.runfile.document import Document, KeyPath, did_you_mean, dotted_key
 from packtrain.runfile.keys import FIELDS, SECTIONS, nearest_key, nearest_name
 
+_LABEL = "must be a DNS label: at most {} characters of a-z, 0-9 and -, a letter or digit first and last"
 #: For patterns, which say nothing to a reader.
-PATTERNS = {
-    "name": "must be a DNS label: at most 40 characters of a-z, 0-9 and -, a letter or digit first and last"
-}
+PATTERNS = {NAME: _LABEL.format(40), DNS_LABEL: _LABEL.format(63), NOT_BLANK: "must not be empty"}
 
 _EXPECTS = {
     "string_type": "text",
@@ -76,7 +75,7 @@ def _sentence(path: KeyPath, items: list[ErrorDetails], document: Document) -> s
         return f"{place}: unknown key{did_you_mean(_nearest(path))}"
     if first["type"] == "missing":
         return f"{place}: is missing{_meaning(dotted_key(path))}"
-    limits = list(dict.fromkeys(text for item in items if (text := _limit(item, path))))
+    limits = list(dict.fromkeys(text for item in items if (text := _limit(item))))
     if limits:
         return f"{place}: {' and '.join(limits)} (is {shown(first['input'])})"
     expected = list(dict.fromkeys(_expected(item) for item in items))
@@ -100,7 +99,7 @@ def _meaning(key: str) -> str:
     return f" ({' '.join(description.split()).split('. ')[0].rstrip('.')})" if description else ""
 
 
-def _limit(item: ErrorDetails, path: KeyPath) -> str | None:
+def _limit(item: ErrorDetails) -> str | None:
     """What a value of the right type violates; None for a value of the wrong type."""
     kind, context = item["type"], item.get("ctx", {})
     if kind in _LIMITS:
@@ -113,7 +112,7 @@ def _limit(item: ErrorDetails, path: KeyPath) -> str | None:
     if kind == "finite_number":
         return "must be a finite number"
     if kind == "string_pattern_mismatch":
-        return PATTERNS[dotted_key(path)]
+        return PATTERNS[context["pattern"]]
     if kind in {"string_too_short", "too_short"}:
         return "must not be empty"
     return None

@@ -19,7 +19,7 @@ from pathlib import Path
 from packtrain.errors import StorageError
 from packtrain.storage import Storage
 from packtrain.train.background import Outage, Worker
-from packtrain.train.checkpoint_files import COMMIT, Commit, Facts, commits, damage, prune, write
+from packtrain.train.checkpoint_files import COMMIT, Commit, Facts, commits, damage, make_room, prune, write
 from packtrain.train.checkpoint_parts import Exchange, PartWriter, StoreExchange, collect
 from packtrain.train.checkpoint_remote import GivenUp, RemoteCheckpoints, prune_quietly
 from packtrain.train.checkpoint_state import (
@@ -148,6 +148,9 @@ class CheckpointStore:
                 return False
             self._urgent = wait
             self._collect()
+            if wait:
+                # This one has to be written: older ones may have to go first.
+                make_room(self.folder)
             self._saves += 1
             self._writing = self._executor.submit(self._write, snapshot, self._saves)
             if wait:

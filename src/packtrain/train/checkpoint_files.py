@@ -24,6 +24,8 @@ from packtrain.train.checkpoint_state import MOMENTS, STATE, VERSION, WEIGHTS, S
 
 COMMIT = "commit.json"
 NAME = re.compile(r"step-(\d+)")
+#: Bytes that a checkpoint needs beside its files' own.
+ROOM = 64 << 10
 #: Bytes and SHA-256 of files, by name.
 Facts = dict[str, tuple[int, str]]
 #: What a full or broken disk raises.
@@ -172,6 +174,16 @@ def prune(
             # The commit first: a checkpoint that is half gone is not taken for a whole one.
             (folder / name / COMMIT).unlink(missing_ok=True)
             shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def make_room(folder: Path) -> None:
+    """Where the disk has no room for one more like the newest, leave only that: the newest that is good."""
+    found, _ = commits(folder)
+    if len(found) < 2 or shutil.disk_usage(folder).free > 1.1 * found[0].size + ROOM:
+        return
+    good = next((one for one in found if damage(folder / one.name, one) is None), None)
+    if good is not None:
+        prune(folder, 1, unwanted=frozenset(one.name for one in found if one is not good))
 
 
 def damage(path: Path, commit: Commit) -> str | None:
