@@ -1,4 +1,4 @@
-"""From what a user calls an adapter to a folder with one: a folder, a run's folder, or ``gs://…``."""
+"""From what a user calls an adapter, or a model, to a folder with one: a folder, a run's, or ``gs://…``."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from pathlib import Path
 from typing import Any
 
 from packtrain.artifacts.adapter_files import CONFIG, WEIGHTS
+from packtrain.artifacts.model_files import CONFIG as MODEL_CONFIG
 from packtrain.artifacts.receipt import RECEIPT, Receipt
 from packtrain.errors import ConfigError, PacktrainError
+from packtrain.model.folder import check_folder
 from packtrain.rundir import RunDir
 
 
 @dataclass(frozen=True)
 class LocatedAdapter:
     folder: Path
-    base: str
-    """``base_model_name_or_path``: a hub id or a folder, which need not exist here."""
+    base: str | None
+    """A hub id or a folder, which need not exist here; None for a model that no receipt says it of."""
     revision: str | None
     receipt: Receipt | None
     warnings: tuple[str, ...]
     """What differs from the receipt; the adapter may still load."""
+    full: bool = False
+    """A whole model, such as a full fine-tuning makes, rather than an adapter."""
 
 
 def locate(adapter: str, download: Path) -> LocatedAdapter:
@@ -39,10 +43,16 @@ def locate(adapter: str, download: Path) -> LocatedAdapter:
         folder = download
     else:
         folder = _folder(Path(adapter).expanduser())
+    receipt, warnings = _receipt(folder)
+    if not (folder / CONFIG).is_file():
+        check_folder(folder, str(folder), weights=True)
+        of = receipt.base if receipt else {}
+        return LocatedAdapter(
+            folder, of.get("identity"), of.get("revision"), receipt, tuple(warnings), full=True
+        )
     config = _config(folder / CONFIG)
     if not (folder / WEIGHTS).is_file():
         raise ConfigError(f"{folder}: is not an adapter's folder: {WEIGHTS} is not there")
-    receipt, warnings = _receipt(folder)
     return LocatedAdapter(
         folder=folder,
         base=config["base_model_name_or_path"],
@@ -59,7 +69,7 @@ def _folder(path: Path) -> Path:
         raise ConfigError(f"{path}: is a file; name the folder of the adapter")
     inside = RunDir(path).adapter
     folder = inside if inside.is_dir() and not (path / CONFIG).exists() else path
-    if not (folder / CONFIG).is_file():
+    if not (folder / CONFIG).is_file() and not (folder / MODEL_CONFIG).is_file():
         raise ConfigError(f"{folder}: is not an adapter's folder: {CONFIG} is not there")
     return folder
 

