@@ -1,4 +1,4 @@
-"""The tables of the guide that are made from the code: the keys of a run file, and the exit codes."""
+"""The tables of the guide that are made from the code: keys of a run file, exit codes, the doctor's rules."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from packtrain.errors import ALL
+from packtrain.kube.doctor.rules import ALL as DOCTOR_RULES
 from packtrain.runfile import schema
 from packtrain.runfile.document import dump_yaml
 
@@ -33,7 +34,7 @@ def generated() -> dict[str, str]:
     fail_if, prompt = definitions["FailIf"], definitions["Prompt"]
     tables["evaluate.fail_if"] = _keys(fail_if["properties"], [], "evaluate.fail_if.")
     tables["prompt"] = _keys(prompt["properties"], prompt["required"], "")
-    return tables | {"exit-codes": _exit_codes()}
+    return tables | {"exit-codes": _exit_codes(), "doctor-rules": _doctor_rules()}
 
 
 def _exit_codes() -> str:
@@ -41,6 +42,14 @@ def _exit_codes() -> str:
     rows += [(kind.exit_code, TRIED_AGAIN[kind.retry], (kind.__doc__ or "").strip()) for kind in ALL]
     lines = ["| code | meaning | try again? |", "| --- | --- | --- |"]
     return "\n".join(lines + [f"| {code} | {meaning} | {retry} |" for code, retry, meaning in rows]) + "\n"
+
+
+def _doctor_rules() -> str:
+    lines = ["| id | severity | what is wrong | what to do |", "| --- | --- | --- | --- |"]
+    for rule in DOCTOR_RULES:
+        fix = rule.fix.replace("|", "\\|").replace("<", "&lt;")
+        lines.append(f"| {rule.id} | {rule.severity} | [{rule.title}]({rule.source}) | {fix} |")
+    return "\n".join(lines) + "\n"
 
 
 def _keys(properties: dict[str, Any], required: list[str], prefix: str) -> str:

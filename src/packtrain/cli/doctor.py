@@ -14,7 +14,7 @@ def doctor(
         list[str] | None,
         typer.Argument(
             metavar="PATH…",
-            help="A run file, manifests (YAML or JSON), a folder of them, what gcloud printed, or - for stdin.",
+            help="A run file, manifests, a folder of them, what gcloud printed, or - for stdin.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings (or rules) as JSON.")] = False,
