@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from packtrain.config import RunConfig, config_hash
@@ -30,6 +31,8 @@ def config_of(**sections: Any) -> RunConfig:
 
 
 def launch_of(config: RunConfig | None = None, image: str = IMAGE, **cluster: Any) -> Launch:
+    if config is None and image == IMAGE:
+        return _launch_at(tuple(sorted(cluster.items())))
     config = config or config_of(cluster=cluster)
     return Launch(
         config=config,
@@ -40,9 +43,16 @@ def launch_of(config: RunConfig | None = None, image: str = IMAGE, **cluster: An
     )
 
 
+@functools.cache
+def _launch_at(cluster: tuple[tuple[str, Any], ...]) -> Launch:
+    return launch_of(config_of(cluster=dict(cluster)))
+
+
 def nodes_of(machine: Machine) -> tuple[int, ...]:
     """How many nodes of a machine a run may have, by example."""
-    return (1, 2, 16) if machine.fabric in ("tcp", "tcpxo") else (1,)
+    if machine.tcpxo:
+        return (1, 2, 16)
+    return (1, 2) if machine.fabric == "tcp" else (1,)
 
 
 def every_cluster() -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ VERSIONS = tuple(
 def check(manifest: dict[str, Any], version: str) -> None:
     """Raises where Kubernetes ``version`` would refuse the manifest, or drop a part of it."""
     if manifest["kind"] == "JobSet":
-        jsonschema.validate(manifest, jobset_schema(), cls=jsonschema.Draft202012Validator)
+        jobset_validator().validate(manifest)
         job = manifest["spec"]["replicatedJobs"][0]["template"]
         # The Job inside is checked as a Job, too: in the schema of JobSet some of its parts are open.
         whole = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a"}, "spec": job["spec"]}
@@ -30,10 +30,12 @@ def check(manifest: dict[str, Any], version: str) -> None:
 
 
 @functools.cache
-def jobset_schema() -> dict[str, Any]:
+def jobset_validator() -> Any:
     schema = json.loads((SCHEMAS / "jobset.v1alpha2.json").read_text())
     metadata = {"type": "object", "required": ["name"]}
-    return closed(schema | {"properties": schema["properties"] | {"metadata": metadata}})
+    whole = closed(schema | {"properties": schema["properties"] | {"metadata": metadata}})
+    jsonschema.Draft202012Validator.check_schema(whole)
+    return jsonschema.Draft202012Validator(whole)
 
 
 def closed(schema: Any) -> Any:
