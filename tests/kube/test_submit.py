@@ -9,36 +9,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from standins.bucket import BucketServer
 from standins.bucket import Fault as BucketFault
-from standins.kube_api import Fault, KubeApi
+from standins.kube_api import Fault
 from standins.kube_store import Object
 from standins.kube_story import Cluster, wait_until
 from submitted import (
     IMAGE,
     Site,
     finish,
-    make_site,
     real_preflight,
     receipt,
     run_id_of,
     start,
     train_well,
 )
-
-
-@pytest.fixture
-def site(
-    kube_api: KubeApi, bucket_server: BucketServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Site]:
-    with make_site(kube_api, bucket_server, tmp_path, monkeypatch) as made:
-        yield made
 
 
 def test_a_run_is_checked_made_and_followed_to_its_end(site: Site) -> None:

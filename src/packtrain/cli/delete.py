@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from packtrain.cli.output import note
+from packtrain.cli.output import note, print_json
 
 
 def delete(
@@ -20,12 +20,12 @@ def delete(
         bool, typer.Option("--data", help="Its checkpoints, events and logs in the bucket, too.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Take a run's objects out of the cluster; with --data its state in the bucket, too.
 
     A published adapter stays.
     """
-    from packtrain.errors import UsageError
     from packtrain.kube.access import connect
     from packtrain.kube.control import delete as remove
     from packtrain.kube.control import find
@@ -35,14 +35,22 @@ def delete(
     with connect(config) as cluster:
         found = find(cluster, config, data=data)
         lines = found.lines()
-        if not lines:
+        if lines:
+            note("\n".join(["To be removed:", *(f"  {line}" for line in lines)]))
+            if found.running:
+                note("The run has not ended; it is stopped first, and saves its state.")
+            _confirm(yes)
+            remove(cluster, config, found, note if as_json else typer.echo)
+        elif not as_json:
             note(f"Nothing of the run {config.name} is there.")
-            return
-        note("\n".join(["To be removed:", *(f"  {line}" for line in lines)]))
-        if found.running:
-            note("The run has not ended; it is stopped first, and saves its state.")
-        if not yes and not sys.stdin.isatty():
-            raise UsageError("nobody can be asked here", hint="--yes goes on without asking")
-        if not yes:
-            typer.confirm("Remove all of this?", abort=True, err=True)
-        remove(cluster, config, found, typer.echo)
+    if as_json:
+        print_json({"name": config.name, "removed": lines, "left": found.left(config)})
+
+
+def _confirm(yes: bool) -> None:
+    from packtrain.errors import UsageError
+
+    if not yes and not sys.stdin.isatty():
+        raise UsageError("nobody can be asked here", hint="--yes goes on without asking")
+    if not yes:
+        typer.confirm("Remove all of this?", abort=True, err=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +25,7 @@ def logs(
     every_rank: Annotated[
         bool, typer.Option("--every-rank", help="The last lines of every rank, from the bucket.")
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print each line as JSON.")] = False,
 ) -> None:
     """Show what a run in a cluster prints: of all nodes, each line with its node.
 
@@ -30,7 +33,7 @@ def logs(
     """
     from packtrain.errors import UsageError
     from packtrain.kube.access import connect
-    from packtrain.kube.logs import Wanted
+    from packtrain.kube.logs import Line, Wanted
     from packtrain.kube.logs import logs as show
     from packtrain.runfile import load
 
@@ -38,4 +41,9 @@ def logs(
         raise UsageError("--follow is for what is printed now: leave out --previous and --every-rank")
     config = load(run, set_ or []).config
     wanted = Wanted(follow, previous, every_rank)
-    show(config, lambda: connect(config), typer.echo, wanted, note=note)
+    nodes = config.cluster.nodes
+
+    def say(line: Line) -> None:
+        typer.echo(json.dumps(asdict(line), ensure_ascii=False) if as_json else line.prefixed(nodes))
+
+    show(config, lambda: connect(config), say, wanted, note=note)

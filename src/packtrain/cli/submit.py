@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from packtrain.cli.output import note
+from packtrain.cli.output import note, print_json
 
 if TYPE_CHECKING:
     from packtrain.artifacts.receipt import Receipt
@@ -39,6 +39,7 @@ def submit(
         bool, typer.Option("--no-preflight", help="Do not ask from a pod first what it may use.")
     ] = False,
     new: Annotated[bool, typer.Option("--new", help="Start another run under this name.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Run in a cluster as a run file says: checked first, made, followed to its end.
 
@@ -54,9 +55,11 @@ def submit(
         _show(config, output)
         return
     world = World(note, on_manifests=lambda made: _write(made, output))
-    receipt = start(config, Options(new, not no_preflight, detach, limit), world)
-    if receipt is not None:
-        _tell(receipt, config)
+    submitted = start(config, Options(new, not no_preflight, detach, limit), world)
+    if as_json:
+        print_json(submitted.to_json())
+    elif submitted.receipt is not None:
+        _tell(submitted.receipt, config)
 
 
 def _seconds(duration: str | None) -> float | None:

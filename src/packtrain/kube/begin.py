@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from packtrain.errors import BY_EXIT_CODE, BugError, ConflictError, PacktrainError, UnavailableError
+from packtrain.kube import observe
 from packtrain.kube.api import JOB, POD, Cluster, Kind, Object, kind_of
 from packtrain.kube.api_errors import AlreadyThereError
 from packtrain.kube.launch import Launch
@@ -56,7 +57,6 @@ def remove(
     name: str,
     *,
     limit: float = GOING,
-    pause: float = 1.0,
     clock: Callable[[], float] = time.monotonic,
 ) -> bool:
     """Delete a job after its pods, and wait until it is gone; whether it was there.
@@ -75,7 +75,7 @@ def remove(
                 f"the {kind.spoken} {name} is still being deleted after {limit:.0f} seconds",
                 hint=f"look at its pods: kubectl get pods -n {cluster.namespace} -l {selector(name)}",
             )
-        time.sleep(pause)
+        time.sleep(observe.PACE.least)
     return True
 
 
@@ -85,7 +85,7 @@ def preflight(cluster: Cluster, launch: Launch, say: Say, pace: Pace) -> None:
     Errors: what the pod found (77, 78, 69 …), as if it had been found here.
     """
     name = preflight_name(launch.config.name)
-    remove(cluster, JOB, name, pause=min(1.0, pace.least))
+    remove(cluster, JOB, name)
     make(cluster, render_preflight(launch))
     watching = Watching(
         cluster, name, JOB, launch.config.name, lambda line: say(f"preflight: {line}"), PREFLIGHT, pace=pace
@@ -97,7 +97,7 @@ def preflight(cluster: Cluster, launch: Launch, say: Say, pace: Pace) -> None:
             say(f"preflight: {check['name']} {check['subject']}: the pod may use it")
     failed = [check for check in result.get("checks", []) if not check["ok"]]
     if state.phase == "succeeded" and not failed:
-        remove(cluster, JOB, name, pause=min(1.0, pace.least))
+        remove(cluster, JOB, name)
         return
     code = state.exit_code or int(result.get("exit_code") or BugError.exit_code)
     kind = BY_EXIT_CODE.get(code, BugError)

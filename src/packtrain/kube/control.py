@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from typing import Literal
 
 from packtrain.config import RunConfig
 from packtrain.errors import AccessError, ConfigError
@@ -19,29 +20,37 @@ from packtrain.run.mirror import CURRENT, IDENTITY, runs_uri
 from packtrain.storage import open_storage
 
 
-def cancel(cluster: Cluster, config: RunConfig, say: Say, *, pause: float = 1.0) -> bool:
-    """Stop the run: its pods get SIGTERM and their grace, and save their state. Whether it was there.
+@dataclass(frozen=True)
+class Stopped:
+    name: str
+    run_id: str | None
+    outcome: Literal["stopped", "over", "absent"]
+    """``over``: it had ended; ``absent``: no job of it was there."""
+
+
+def cancel(cluster: Cluster, config: RunConfig, say: Say) -> Stopped:
+    """Stop the run: its pods get SIGTERM and their grace, and save their state.
 
     Errors: :class:`ConflictError` for a job that is not packtrain's, :class:`UnavailableError` where its
     pods do not go.
     """
     with suppress(AccessError):
-        remove(cluster, JOB, preflight_name(config.name), pause=pause)
+        remove(cluster, JOB, preflight_name(config.name))
     job = find_job(cluster, config.name)
     if job is None:
         say(f"No job of the run {config.name} is in {cluster.name}; nothing is to be stopped.")
-        return False
+        return Stopped(config.name, None, "absent")
     run_id = of_job(job, config.name, cluster).run_id
     over = look(Observation(job)).over
     if not over:
         say(f"The run {config.name} ({run_id}) is asked to stop; its pods save their state.")
-    remove(cluster, kind_of(job), config.name, pause=pause)
+    remove(cluster, kind_of(job), config.name)
     if over:
         say(f"The run {config.name} ({run_id}) was over; its {job['kind']} is taken away.")
     else:
         say(f"Stopped. Its state is in {run_uri(config, run_id)}; packtrain submit RUN goes on from there.")
     say(nodes.sentence(nodes.gpu_nodes(cluster), cluster.name))
-    return True
+    return Stopped(config.name, run_id, "over" if over else "stopped")
 
 
 @dataclass(frozen=True)
@@ -63,6 +72,14 @@ class Found:
         if self.data is not None:
             told.append(f"{self.data_objects:,} objects ({self.data_bytes / 1e9:.2f} GB) under {self.data}")
         return told
+
+    def left(self, config: RunConfig) -> list[str]:
+        """What stays."""
+        told = [
+            f"Deployment {name} of packtrain serve (kubectl delete deployment,service {name})"
+            for name in self.serves
+        ]
+        return [*told, f"the adapter in {config.output.uri}, if it was published"]
 
 
 def find(cluster: Cluster, config: RunConfig, *, data: bool) -> Found:
@@ -95,7 +112,7 @@ def _with_data(found: Found, config: RunConfig, *, data: bool) -> Found:
     return Found(found.objects, found.running, found.serves, uri, len(held), size)
 
 
-def delete(cluster: Cluster, config: RunConfig, found: Found, say: Say, *, pause: float = 1.0) -> None:
+def delete(cluster: Cluster, config: RunConfig, found: Found, say: Say) -> None:
     """Take away what was found. The published adapter stays where it is.
 
     Errors: those of cluster and bucket; the same call goes on.
@@ -105,14 +122,12 @@ def delete(cluster: Cluster, config: RunConfig, found: Found, say: Say, *, pause
         if kind == "ConfigMap":
             cluster.delete(CONFIG_MAP, name)
         else:
-            remove(cluster, kinds[kind], name, pause=pause)
+            remove(cluster, kinds[kind], name)
         say(f"{kind} {name} is gone")
     if found.data is not None:
         _delete_data(config, found.data, say)
-    for name in found.serves:
-        say(f"left: Deployment {name} of packtrain serve (kubectl delete deployment,service {name})")
-    if config.output.uri is not None:
-        say(f"left: the adapter in {config.output.uri}, if it was published")
+    for line in found.left(config):
+        say(f"left: {line}")
 
 
 def _delete_data(config: RunConfig, uri: str, say: Say) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from packtrain.config import RunConfig
 from packtrain.errors import ConfigError, PacktrainError
+from packtrain.kube import observe
 from packtrain.kube.api import POD, Cluster
 from packtrain.kube.api_errors import AbsentError, NotYetError
 from packtrain.kube.follow import Observation, look
@@ -25,29 +26,41 @@ from packtrain.kube.pod_facts import Pod, current, read_pod
 from packtrain.run.log_mirror import RankLog, read_logs
 
 
+@dataclass(frozen=True)
+class Line:
+    node: int
+    rank: int | None
+    """None for what a pod prints: its first rank, and the supervisor."""
+    text: str
+
+    def prefixed(self, nodes: int) -> str:
+        if self.rank is not None:
+            return f"[node {self.node} rank {self.rank}] {self.text}"
+        return f"[node {self.node}] {self.text}" if nodes > 1 else self.text
+
+
+SayLine = Callable[[Line], None]
+
+
 def pods_of(cluster: Cluster, run: str) -> list[Pod]:
     return [read_pod(pod) for pod in cluster.list(POD, selector(run, TRAINER)).items]
 
 
-def prefix(pod: Pod, nodes: int) -> str:
-    return f"[node {pod.index}] " if nodes > 1 else ""
-
-
-def show(cluster: Cluster, run: str, nodes: int, say: Say) -> bool:
+def show(cluster: Cluster, run: str, say: SayLine) -> bool:
     """What is there now, of each node's newest pod that has begun; whether there was anything."""
     shown = False
     for pod in current(pods_of(cluster, run)):
         try:
             with cluster.log(pod.name, pod.container) as lines:
                 for line in lines:
-                    say(prefix(pod, nodes) + line)
+                    say(Line(pod.index, None, line))
             shown = True
         except (AbsentError, NotYetError):
             continue
     return shown
 
 
-def show_previous(cluster: Cluster, run: str, nodes: int, say: Say) -> bool:
+def show_previous(cluster: Cluster, run: str, say: SayLine) -> bool:
     """Of each node the pod before the newest, or the container before this one."""
     pods, shown = pods_of(cluster, run), False
     for newest in current(pods):
@@ -59,7 +72,7 @@ def show_previous(cluster: Cluster, run: str, nodes: int, say: Say) -> bool:
         try:
             with cluster.log(pod.name, pod.container, **options) as lines:
                 for line in lines:
-                    say(prefix(pod, nodes) + line)
+                    say(Line(pod.index, None, line))
             shown = True
         except (AbsentError, NotYetError):
             continue
@@ -72,13 +85,13 @@ class Following:
 
     cluster: Cluster
     run: str
-    nodes: int
-    say: Say
-    pause: float = 2.0
+    say: SayLine
+    pause: float
+    """Seconds between two looks for new pods."""
 
     def to_end(self) -> bool:
         """Whether there was any pod. Ctrl-C ends it, and leaves the run alone."""
-        lines: queue.Queue[str | PacktrainError] = queue.Queue()
+        lines: queue.Queue[Line | PacktrainError] = queue.Queue()
         stop = threading.Event()
         readers: dict[str, threading.Thread] = {}
         try:
@@ -99,13 +112,17 @@ class Following:
         return job is None or look(Observation(job)).over
 
     def _read(
-        self, pod: Pod, lines: queue.Queue[str | PacktrainError], stop: threading.Event
+        self, pod: Pod, lines: queue.Queue[Line | PacktrainError], stop: threading.Event
     ) -> threading.Thread:
-        mark = prefix(pod, self.nodes)
-
         def run() -> None:
             try:
-                Reader(self.cluster, pod, lambda line: lines.put(mark + line), stop, self.pause / 2).run()
+                Reader(
+                    self.cluster,
+                    pod,
+                    lambda line: lines.put(Line(pod.index, None, line)),
+                    stop,
+                    self.pause / 2,
+                ).run()
             except PacktrainError as error:
                 lines.put(error)
 
@@ -113,7 +130,7 @@ class Following:
         thread.start()
         return thread
 
-    def _print(self, lines: queue.Queue[str | PacktrainError], seconds: float) -> None:
+    def _print(self, lines: queue.Queue[Line | PacktrainError], seconds: float) -> None:
         """What comes within some seconds."""
         until = time.monotonic() + seconds
         while True:
@@ -126,7 +143,7 @@ class Following:
             self.say(line)
 
 
-def from_bucket(config: RunConfig, *, previous: bool, every_rank: bool) -> Iterator[str]:
+def from_bucket(config: RunConfig, *, previous: bool, every_rank: bool) -> Iterator[Line]:
     """The last lines of the newest attempt of each node, as the supervisor has kept them."""
     with run_place(config) as found:
         kept = read_logs(found[1]) if found is not None else []
@@ -136,8 +153,8 @@ def from_bucket(config: RunConfig, *, previous: bool, every_rank: bool) -> Itera
         ]
     chosen = _attempts(kept, 1 if previous else 0)
     for log in chosen:
-        mark = f"[node {_node(log)} rank {log.rank}] " if every_rank or len(chosen) > 1 else ""
-        yield from (mark + line for line in log.text.splitlines())
+        rank = log.rank if every_rank else None
+        yield from (Line(_node(log), rank, text) for text in log.text.splitlines())
 
 
 def _attempts(kept: list[RankLog], back: int) -> list[RankLog]:
@@ -166,18 +183,17 @@ class Wanted:
 def logs(
     config: RunConfig,
     connect: Callable[[], AbstractContextManager[Cluster]],
-    say: Say,
+    say: SayLine,
     wanted: Wanted,
     *,
     note: Say,
-    pause: float = 2.0,
 ) -> None:
     """Print the logs of a run. Errors: :class:`ConfigError` where there are none anywhere."""
     shown, unreachable = False, None
     if not wanted.every_rank:
         try:
             with connect() as cluster:
-                shown = _from_cluster(cluster, config, say, wanted, pause)
+                shown = _from_cluster(cluster, config, say, wanted)
         except PacktrainError as error:
             note(f"{error}: what the bucket has is shown")
             unreachable = error
@@ -196,10 +212,9 @@ def logs(
         )
 
 
-def _from_cluster(cluster: Cluster, config: RunConfig, say: Say, wanted: Wanted, pause: float) -> bool:
-    nodes = config.cluster.nodes
+def _from_cluster(cluster: Cluster, config: RunConfig, say: SayLine, wanted: Wanted) -> bool:
     if wanted.previous:
-        return show_previous(cluster, config.name, nodes, say)
+        return show_previous(cluster, config.name, say)
     if wanted.follow:
-        return Following(cluster, config.name, nodes, say, pause).to_end()
-    return show(cluster, config.name, nodes, say)
+        return Following(cluster, config.name, say, 2 * observe.PACE.least).to_end()
+    return show(cluster, config.name, say)

@@ -24,7 +24,9 @@ from packtrain.kube.cost import budget_sentence, price_sentence
 from packtrain.kube.follow import Observation, State, look
 from packtrain.kube.launch import Launch
 from packtrain.kube.manifests import render
+from packtrain.kube.names import RUN_ID_LABEL
 from packtrain.kube.observe import Pace, Say, Watching, find_job
+from packtrain.kube.places import run_uri
 from packtrain.kube.whose import as_it_began, claim, known_run, of_job, receipt_of
 from packtrain.run.gate import Check, checks, pin
 from packtrain.run.outcome import gravity
@@ -68,10 +70,29 @@ def make_launch(config: RunConfig, run_id: str, image: str) -> Launch:
     return Launch(config, dump(config), run_id, image, config_hash(config))
 
 
-def submit(config: RunConfig, options: Options, world: World) -> Receipt | None:
-    """Make the job, or find it, and follow it; the receipt of a run that is finished.
+@dataclass(frozen=True)
+class Submitted:
+    name: str
+    run_id: str
+    run_uri: str
+    output_uri: str
+    receipt: Receipt | None
+    """None where the run goes on without us: with ``detach``, or after Ctrl-C."""
 
-    None with ``detach``, and after Ctrl-C while it was followed: the run goes on without us.
+    def to_json(self) -> dict[str, object]:
+        return {
+            "name": self.name,
+            "run_id": self.run_id,
+            "run_uri": self.run_uri,
+            "output_uri": self.output_uri,
+            "state": "detached" if self.receipt is None else "finished",
+            "metrics": self.receipt.metrics if self.receipt else None,
+        }
+
+
+def submit(config: RunConfig, options: Options, world: World) -> Submitted:
+    """Make the job, or find it, and follow it.
+
     Errors: the run's own failure, by its exit code, and all that keeps it from beginning.
     """
     check_for_cluster(config)
@@ -83,7 +104,7 @@ def submit(config: RunConfig, options: Options, world: World) -> Receipt | None:
     receipt = receipt_of(config, known.run_id if known else None)
     if receipt is not None:
         world.say(f"The run {config.name} ({receipt.run_id}) is finished; --new starts another one.")
-        return receipt
+        return _submitted(config, receipt.run_id, receipt)
     with connect(config, world.runner, world.patience) as cluster:
         job = find_job(cluster, config.name)
         if job is not None:
@@ -92,12 +113,21 @@ def submit(config: RunConfig, options: Options, world: World) -> Receipt | None:
             job = _begin(cluster, config, known, options, world)
         if options.detach:
             world.say(f"The {job['kind']} {config.name} is in the cluster; {COME_BACK}")
-            return None
+            return _submitted(config, run_id_of(job), None)
         try:
-            return follow(cluster, job, config, options, world)
+            receipt = follow(cluster, job, config, options, world)
         except KeyboardInterrupt:
             world.say(f"\nDetached; the run goes on. {COME_BACK}")
-            return None
+            receipt = None
+        return _submitted(config, run_id_of(job), receipt)
+
+
+def _submitted(config: RunConfig, run_id: str, receipt: Receipt | None) -> Submitted:
+    return Submitted(config.name, run_id, run_uri(config, run_id), str(config.output.uri), receipt)
+
+
+def run_id_of(job: Object) -> str:
+    return str(job["metadata"]["labels"][RUN_ID_LABEL]).upper()
 
 
 COME_BACK = (
@@ -135,7 +165,7 @@ def _found(
         return config, known, job
     how = "ended" if state.phase == "succeeded" else f"failed ({state.detail})"
     world.say(f"The last {job['kind']} {config.name} {how}: it is taken away, and made again.")
-    remove(cluster, kind_of(job), config.name, pause=min(1.0, world.pace.least))
+    remove(cluster, kind_of(job), config.name)
     return config, known, None
 
 
@@ -195,8 +225,7 @@ def follow(
     failure = failure_of(state)
     if failure is not None:
         raise failure
-    run_id = job["metadata"]["labels"]["packtrain.dev/run-id"].upper()
-    return receipt_of(config, run_id)
+    return receipt_of(config, run_id_of(job))
 
 
 def failure_of(state: State) -> PacktrainError | None:
