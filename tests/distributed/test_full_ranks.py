@@ -146,7 +146,7 @@ def test_parts_in_the_bucket_go_on_from_another_machine(
     tmp_path: Path,
     small_base: Path,
     undisturbed: dict[str, Job],
-    bucket_server: BucketServer,  # noqa: F811
+    bucket_server: BucketServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("STORAGE_EMULATOR_HOST", bucket_server.url)
