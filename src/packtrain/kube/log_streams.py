@@ -68,23 +68,25 @@ class Reader:
 
     def run(self) -> None:
         """Errors: :class:`UnavailableError` where the log cannot be reached, after many tries."""
-        failures = 0
+        failures, over = 0, False
         while not self.stop.is_set():
-            before = (self.place.stamp, self.place.same)
+            before, was_over = (self.place.stamp, self.place.same), over
             try:
                 self._stream()
-                if self._is_over():
+                failures = 0
+                if was_over and (self.place.stamp, self.place.same) == before:
                     return
+                # A stream may end in order before the log does: only one that brings nothing after the end
+                # of its container was the last.
+                over = self._is_over()
             except AbsentError:
                 return  # the pod is gone, with its log
             except NotYetError:
                 failures = 0
             except UnavailableError:
-                failures += 1
+                failures = failures + 1 if (self.place.stamp, self.place.same) == before else 1
                 if failures > TRIES:
                     raise
-            if (self.place.stamp, self.place.same) != before:
-                failures = 0
             self.stop.wait(self.pause * random.uniform(0.5, 1.0))
 
     def _stream(self) -> None:
