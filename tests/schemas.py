@@ -13,7 +13,9 @@ import kubernetes_validate
 SCHEMAS = Path(__file__).parent / "standins" / "schemas"
 #: Minor versions that the library has, from the first with native sidecars.
 VERSIONS = tuple(
-    version for version in kubernetes_validate.utils.all_versions() if int(version.split(".")[1]) >= 29
+    version
+    for version in dict.fromkeys(kubernetes_validate.utils.all_versions())
+    if int(version.split(".")[1]) >= 29
 )
 
 
