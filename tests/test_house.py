@@ -143,7 +143,7 @@ def test_help_imports_nothing_heavy() -> None:
     assert loaded.isdisjoint({*HEAVY, "pydantic", "rich", "yaml"})
 
 
-@pytest.mark.parametrize("verb", ["train", "init", "data", "chat", "fetch", "schema", "version"])
+@pytest.mark.parametrize("verb", ["train", "init", "data", "chat", "fetch", "schema", "version", "doctor"])
 def test_the_help_of_a_verb_imports_no_torch(verb: str) -> None:
     loaded = loaded_by(f"from packtrain.cli.main import main\nassert main(['{verb}', '--help']) == 0")
     assert loaded.isdisjoint(HEAVY)

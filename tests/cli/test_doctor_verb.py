@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -204,3 +206,26 @@ def test_nothing_is_found_in_a_plain_object(cli: Cli, here: Path) -> None:
     (here / "a.yaml").write_text(PARAMETERS)
     ended = cli("doctor", "a.yaml")
     assert (ended.code, ended.out) == (0, "nothing found in 1 document\n")
+
+
+def test_judging_a_manifest_imports_nothing_heavy(here: Path) -> None:
+    (here / "job.yaml").write_text(JOB)
+    code = (
+        "import sys\nfrom packtrain.cli.main import main\nassert main(['doctor', 'job.yaml']) == 1\n"
+        "heavy = {'torch', 'transformers', 'peft', 'google', 'pyarrow', 'numpy', 'lightkube'}\n"
+        "assert heavy.isdisjoint(name.partition('.')[0] for name in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=120)
+
+
+@pytest.mark.parametrize("path", ["empty", "empty.yaml", "-"])
+def test_nothing_to_judge_is_no_success(
+    cli: Cli, here: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """As when the program before the pipe has failed."""
+    (here / "empty").mkdir()
+    (here / "empty.yaml").write_text("# nothing\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    ended = cli("doctor", path)
+    assert ended.code == 78
+    assert "holds nothing to judge" in ended.err

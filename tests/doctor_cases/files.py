@@ -21,7 +21,15 @@ data:
     echo done
 """
 
+ALERT = """
+apiVersion: monitoring.coreos.com/v1
+kind: PrometheusRule
+metadata: {name: a}
+spec: {annotation: "{{ $labels.pod }} on {{inputs.node}}"}
+"""
+
 CASES = (
+    Case("PT102", HELM, ALERT),
     Case("PT101", "apiVersion: v1\nkind: [\n", "apiVersion: v1\nkind: []\n"),
     Case("PT101", "a: 1\n b: 2\n", '{"a": 1,\t"b": 2}'),
     Case("PT101", "a: !python/object:os.system {}", "a: '!python'"),

@@ -54,6 +54,11 @@ INDEXED = ((*MAIN, "command"), ["bash", "-c", "exec torchrun --node-rank=$JOB_CO
 PARALLEL = (("spec", "parallelism"), 2)
 NNODES = ((*NODE_MAIN, "command"), ["supervise", "torchrun", "--nnodes=2"])
 
+FIRST = "llama3-8b-dolly-node-0-0"
+TEMPLATE = jobset()["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+NAMES = [each["name"] for each in TEMPLATE["spec"]["containers"][0]["env"]]
+MASTER = (*NODE_MAIN, "env", NAMES.index("PACKTRAIN_MASTER_ADDR"), "value")
+
 CASES = (
     Case("PT401", job(((*POD, "restartPolicy"), "OnFailure")), job(((*POD, "restartPolicy"), "Never"))),
     Case(
@@ -133,6 +138,15 @@ CASES = (
         "PT413",
         jobset(NNODES, ((*NODE_JOB, "parallelism"), 1)),
         jobset(NNODES, ((*NODE_JOB, "parallelism"), 2)),
+    ),
+    Case("PT414", jobset((MASTER, "trainer-node-0-0.trainer")), jobset((MASTER, "10.0.0.7"))),
+    Case(
+        "PT414", jobset((MASTER, f"{FIRST}.other")), jobset((MASTER, f"{FIRST}.llama3-8b-dolly.default.svc"))
+    ),
+    Case(
+        "PT414",
+        jobset((MASTER, "llama3-8b-dolly-node-0-2.llama3-8b-dolly")),
+        jobset((MASTER, f"{FIRST}.net"), (("spec", "network", "subdomain"), "net")),
     ),
     Case("PT501", script(ON_SIGTERM % 0), script(ON_SIGTERM % 143)),
     Case(

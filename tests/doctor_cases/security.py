@@ -58,6 +58,8 @@ CASES = (
         account("ConfigMap") | {"data": {"key.json": f'{{"private_key": "{KEY}"}}'}},
         account("ConfigMap") | {"data": {"a": "PRIVATE KEY"}},
     ),
+    Case("PT701", f"a: [  # {TOKEN}", "a: []  # hf_"),
+    Case("PT701", f"kind: {{{{ .Values.kind }}}}\ntoken: {TOKEN}\n", "kind: {{ .Values.kind }}\n"),
     Case("PT702", secret(token=encoded(TOKEN)), secret(token=encoded("to be filled in"))),
     Case("PT702", secret(token=encoded(TOKEN)), secret(token=TOKEN.removeprefix("hf_"))),
     Case(

@@ -17,6 +17,11 @@ from packtrain.kube.doctor.tree import Node, Path
 
 #: Go and Helm templates ({{ .Values.x }}), Jinja ({% if %}), Terraform (%{ if }); GitHub's ${{ }} is none.
 _TEMPLATE = re.compile(r"(?<!\$)\{\{|\{%|%\{")
+#: A hole that is filled before a manifest is one; Prometheus' {{ $labels.x }} and Argo's {{inputs.x}} stay.
+_HOLE = re.compile(
+    r"(?<!\$)\{\{-?\s*(?:\.|\$root|\$\.|\$?\w+\s*:=|(?:include|toYaml|template|if|else|range|with|end|default|quote"
+    r"|printf|tpl|required)\b)|\{%|%\{"
+)
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -31,6 +36,8 @@ class Document:
     """The text is a template: nothing in it can be judged before it is rendered."""
     line: int | None = None
     """Where the document, or what is wrong in it, begins."""
+    text: str = field(default="", repr=False)
+    """Of a document that could not be taken apart."""
     _marks: Any = field(default=None, repr=False, compare=False)
 
     @property
@@ -77,22 +84,23 @@ def parse(text: str, source: str) -> list[Document]:
         if (data := _as_json(text)) is not None:
             return from_data(data, source)
         if hole is None:
-            return [_unreadable(error, source)]
+            return [_unreadable(error, text, source)]
         found = []
     # A rendered manifest may carry braces inside a script: a template has them in its structure.
     if hole and (not found or any(_is_template(document.root) for document in found)):
-        return [Document(source, Node(None), template=True, line=text[: hole.start()].count("\n") + 1)]
+        line = text[: hole.start()].count("\n") + 1
+        return [Document(source, Node(None), template=True, line=line, text=text)]
     return found
 
 
-def _unreadable(error: Exception, source: str) -> Document:
+def _unreadable(error: Exception, text: str, source: str) -> Document:
     line = None
     why = "nested too deeply" if isinstance(error, RecursionError) else str(error)
     if isinstance(error, yaml.MarkedYAMLError):
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
         why = str(error.problem or error.context or "not YAML")
-    return Document(source, Node(None), unreadable=" ".join(why.split())[:200], line=line)
+    return Document(source, Node(None), unreadable=" ".join(why.split())[:200], line=line, text=text)
 
 
 def from_data(data: Any, source: str) -> list[Document]:
@@ -131,7 +139,7 @@ def _apart(document: Document) -> Iterator[Document]:
 def _is_template(root: Node) -> bool:
     """Whether a key or a short value is one of a template's holes: a script with braces in it is not."""
     return any(
-        _TEMPLATE.search(text)
+        _HOLE.search(text)
         for node in root.walk()
         for text in (node.text if "\n" not in node.text else "", *(key for key, _ in node.pairs()))
     )

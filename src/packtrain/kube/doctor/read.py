@@ -25,18 +25,21 @@ _NO_RUN_ID = "0" * 26
 def read(paths: Sequence[str], overrides: Sequence[str] = ()) -> list[list[Document]]:
     """Bundles of documents that are judged together: the named files as one, each file of a folder alone.
 
-    Errors: :class:`~packtrain.errors.ConfigError` for a path that is not there, and for a run file that is
-    wrong or cannot run in a cluster.
+    Errors: :class:`~packtrain.errors.ConfigError` for a path that is not there or holds nothing, and for a
+    run file that is wrong or cannot run in a cluster.
     """
     named: list[Document] = []
     bundles = [named]
     for path in paths:
-        if path == STDIN:
-            named += parse(sys.stdin.read(), "<stdin>")
-        elif Path(path).is_dir():
-            bundles += [list(found) for found in _of_folder(Path(path))]
+        if path != STDIN and Path(path).is_dir():
+            found = list(_of_folder(Path(path)))
+            bundles += found
         else:
-            named += _of_file(Path(path), overrides)
+            found = [parse(sys.stdin.read(), "<stdin>") if path == STDIN else _of_file(Path(path), overrides)]
+            named += found[0]
+        if not any(found):
+            where = "standard input" if path == STDIN else path
+            raise ConfigError(f"{where}: holds nothing to judge: no manifest, node pool, cluster or policy")
     return bundles
 
 

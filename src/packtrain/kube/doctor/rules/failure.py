@@ -291,6 +291,34 @@ def all_at_once(job: Job) -> Iterator[Problem]:
         )
 
 
+@rule(
+    JobSet,
+    "PT414",
+    "error",
+    "An address of the first node that nobody has",
+    source=sources.JOBSET,
+    fix="Write JOBSET-REPLICATEDJOB-0-0.JOBSET, with the names as they are in this JobSet.",
+)
+def first_node(jobset: JobSet) -> Iterator[Problem]:
+    subdomain = jobset.node.at("network", "subdomain").text or jobset.document.name
+    hosts = {
+        f"{jobset.document.name}-{job.replicated['name'].text}-{replica}-{index}"
+        for job in jobset.jobs
+        if job.replicated is not None
+        for replica in range(min(job.replicas, 64))
+        for index in range(min(job.pods, 64))
+    }
+    for job in jobset.jobs:
+        for container in job.pod.containers:
+            for entry in container.node["env"]:
+                value = entry["value"]
+                if entry["name"].text.endswith("MASTER_ADDR") and re.fullmatch(r"[a-z0-9.-]+", value.text):
+                    host, dot, domain = value.text.partition(".")
+                    named = domain.split(".")[0]
+                    if dot and not host.isdigit() and (host not in hosts or named != subdomain):
+                        yield value, f"{value.text} is none of the pods of this JobSet"
+
+
 RULES = (
     restart_policy,
     hidden_exit_codes,
@@ -305,4 +333,5 @@ RULES = (
     jobset_deadline,
     indexed,
     all_at_once,
+    first_node,
 )

@@ -53,6 +53,8 @@ def found_in(text: str) -> str:
     "(kubectl create secret generic NAME --from-file=token=/dev/stdin) and name it by secretKeyRef.",
 )
 def secret(document: Document) -> Iterator[Problem]:
+    if kind := found_in(document.text):
+        yield document.root, f"the file holds {kind}"
     for node in document.root.walk():
         if kind := found_in(node.text):
             yield node, f"the document holds {kind}"
