@@ -131,12 +131,12 @@ class World:
             return work()
         turn, store = next(_TURNS), dist.distributed_c10d._get_default_store()
         firsts = [f"packtrain/first/{turn}/{rank}" for rank in range(0, self.size, self.local_size)]
-        result, ended = None, "failed"
+        done: list[T] = []
         if self.local_rank == 0:
             try:
-                result, ended = work(), "done"
+                done.append(work())
             finally:
-                store.set(f"packtrain/first/{turn}/{self.rank}", ended)
+                store.set(f"packtrain/first/{turn}/{self.rank}", "done" if done else "failed")
         try:
             while not store.check(firsts):
                 time.sleep(LOOK)
@@ -145,7 +145,7 @@ class World:
             lost = True  # the store went with it
         if lost:
             raise UnavailableError(f"rank {self.rank} lost a rank that prepares its node")
-        return result if self.local_rank == 0 else work()
+        return done[0] if done else work()
 
     def barrier(self) -> None:
         if self.size > 1:

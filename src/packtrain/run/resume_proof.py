@@ -294,7 +294,7 @@ def _too_slow(seconds: float) -> PacktrainError:
 def _step_seconds(proof: Proof, steps: int) -> float:
     """Mean of the undisturbed run's steps; measured by their events, without the first."""
     events = history(RunDir(proof.folder / "undisturbed" / "run").events_file)
-    rates = [
+    took: list[float] = [
         event.fields["tokens"] / event.fields["tokens_per_second"] for event in events if event.kind == "step"
     ]
-    return min(60.0, sum(rates[1:]) / max(1, steps - 1))
+    return min(60.0, sum(took[1:]) / max(1, steps - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from packtrain.data.tokenized import TokenizedRows
 from packtrain.model.adapter import add_adapter, checkpoint_activations
 from packtrain.model.full import MASTER, train_all
 from packtrain.model.loss import CausalLoss, check_against_model
+from packtrain.model.one_copy import one_copy
 from packtrain.model.parallel import Mode, World, shard
 from packtrain.model.trainable import Trainable
 from packtrain.model.weights import BaseFiles, load_model
@@ -41,9 +43,12 @@ def spread_model(
     compute = dtype if config.full and dtype != MASTER else None
     if config.full:
         dtype = MASTER
-    if not sharded or world.is_main:
-        device = torch.device("cpu") if sharded else world.device
-        model = load_model(base, config.model, device=device, dtype=dtype)
+    if not sharded:
+        # A base that is trained is changed, so that each rank has its own anyway.
+        with nullcontext(base) if config.full else one_copy(base, dtype, world) as files:
+            model = load_model(files, config.model, device=world.device, dtype=dtype)
+    elif world.is_main:
+        model = load_model(base, config.model, device=torch.device("cpu"), dtype=dtype)
     else:
         settings = AutoConfig.from_pretrained(
             base.folder, trust_remote_code=config.model.trust_remote_code, local_files_only=True
