@@ -167,7 +167,7 @@ class GoogleCloud:
         return [each for each in asked if self.permissions is None or each in self.permissions]
 
     def _iam(self, path: str, body: Json) -> Json:
-        resource, _, verb = path.rpartition(":")
+        resource, _, verb = path.replace("projects/-/", f"projects/{PROJECT}/").rpartition(":")
         if resource not in self.repositories and resource not in self.accounts:
             raise Answer(404, f"{resource} was not found", "NOT_FOUND")
         return self._set(resource, body["policy"]) if verb == "setIamPolicy" else self.policy(resource)

@@ -213,8 +213,8 @@ class _Report:
 
     def making(self, step: Step, command: Command) -> None:
         self._began = time.monotonic()
-        first = command.shown().splitlines()[0].removesuffix("\\").rstrip()
-        note(f"{step.title}: {first}")
+        first = command.shown().splitlines()[0].removesuffix("\\")
+        note(f"{step.title}: {first.partition(' <<')[0].rstrip()}")
 
     def waiting(self, step: Step, why: str) -> None:
         note(f"{step.title}: waiting ({why})")

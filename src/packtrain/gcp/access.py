@@ -62,7 +62,7 @@ def image_access(site: Site, repository: Repository) -> Step:
         return (*default, *(f"serviceAccount:{each}" for each in named))
 
     argument = (repository.name, *repository.flags)
-    title = f"{IMAGE_ROLE} on {repository.project}/{repository.name} for the nodes"
+    title = f"{IMAGE_ROLE} on {repository.name} for the nodes"
     words = ("artifacts", "repositories")
 
     def look(runner: Runner, _: bool) -> Seen:

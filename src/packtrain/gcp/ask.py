@@ -40,6 +40,9 @@ def ask(runner: Runner, command: Command) -> Any:
         ) from None
 
 
+_CLUSTER = (("gcloud", "container", "clusters", "describe"), ("gcloud", "container", "node-pools", "list"))
+
+
 @dataclass
 class Remembering:
     """A runner that asks each question once: the steps of a plan look at the same things."""
@@ -51,3 +54,12 @@ class Remembering:
         if command not in self.answers:
             self.answers[command] = self.runner.run(command, timeout=timeout)
         return self.answers[command]
+
+    def forget(self, *, cluster: bool) -> None:
+        """After a change: all answers but the project's, and the cluster's unless that may have changed."""
+        kept = (("gcloud", "projects", "describe"), *(() if cluster else _CLUSTER))
+        self.answers = {
+            command: answer
+            for command, answer in self.answers.items()
+            if any(command.argv[: len(words)] == words for words in kept)
+        }

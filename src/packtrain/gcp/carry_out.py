@@ -83,50 +83,67 @@ def carry_out(
 ) -> list[Planned]:
     """Makes what is missing; the steps as they are at the end. The first error ends it."""
     ended = []
+    memory = Remembering(runner)
     for each in planned:
         seen = each.seen
         if seen.state == "later":
-            seen = look_at(each.step, Remembering(runner), unfinished=journal.began(each.step.key))
+            seen = look_at(each.step, memory, unfinished=journal.began(each.step.key))
         if seen.blocks:
             raise _blocked(each.step, seen)
         if seen.state == "make":
-            seen = _make(each.step, seen, runner, journal, report, patience)
+            seen = _make(each.step, seen, memory, journal, report, patience)
         report.done(each.step, seen)
         ended.append(Planned(each.step, seen))
     return ended
 
 
 def _make(
-    step: Step, seen: Seen, runner: Runner, journal: Journal, report: Report, patience: Patience
+    step: Step, seen: Seen, memory: Remembering, journal: Journal, report: Report, patience: Patience
 ) -> Seen:
     """Runs what is left of the step's commands until a look finds it there."""
+    journal.begin(step.key)
+    try:
+        ended = _made(step, seen, memory, journal, report, patience)
+    except PacktrainError:
+        memory.forget(cluster=True)
+        left = look_at(step, memory, unfinished=True)
+        if left.state == "make" and left.remaining is None:
+            journal.end(step.key)  # nothing is there: what comes later under this name is not ours
+        raise
+    journal.end(step.key)
+    return ended
+
+
+def _made(
+    step: Step, seen: Seen, memory: Remembering, journal: Journal, report: Report, patience: Patience
+) -> Seen:
     # A cluster that is being made takes as long as the command that makes it may.
     limit = patience.wait if step.timeout <= ASKING else max(patience.wait, step.timeout)
     coming, trying = patience.policy(limit).start(), patience.troubled().start()
-    journal.begin(step.key)
-    tries = 0
+    trouble: PacktrainError | None = None
+    run, taken = True, False
     while True:
-        trouble = _run(step, seen, runner, report)
-        again = look_at(step, Remembering(runner), unfinished=journal.began(step.key))
-        if again.state == "refused" and isinstance(again.error, UnavailableError):
-            trouble = trouble or again.error
-        elif again.state != "make" and again.blocks:
-            raise trouble or _blocked(step, again)
-        elif again.state != "make":
-            journal.end(step.key)
+        trouble = _run(step, seen, memory.runner, report) if run else None
+        memory.forget(cluster=step.key in {"cluster", "pool"})
+        again = look_at(step, memory, unfinished=journal.began(step.key))
+        if again.state not in {"make", "refused"}:
+            if again.blocks:
+                raise trouble or _blocked(step, again)
             return again
-        elif isinstance(trouble, ConflictError) and tries:
+        if again.state == "refused" and not isinstance(again.error, UnavailableError):
+            raise trouble or _blocked(step, again)
+        trouble = trouble or again.error
+        if isinstance(trouble, ConflictError) and taken:
             raise trouble
-        if trouble is not None and not isinstance(trouble, UnavailableError | ConflictError):
-            raise trouble
-        tries += 1
+        taken = isinstance(trouble, ConflictError)
+        # What went through and is only not seen yet is waited for, not made again.
+        run = trouble is not None
+        seen = again if again.state == "make" else seen
         report.waiting(step, str(trouble) if trouble else "it is not in force yet")
         if not (trying if trouble and not isinstance(trouble, NotYetError) else coming).wait():
             raise trouble or UnavailableError(
                 f"{step.title}: was made, and is not in force after {limit:.0f} seconds", hint=TRY_AGAIN
             )
-        # What was made and is only not seen yet is made again by the same commands, without harm.
-        seen = again if again.state == "make" else seen
 
 
 def _run(step: Step, seen: Seen, runner: Runner, report: Report) -> PacktrainError | None:

@@ -160,7 +160,8 @@ CASES = (
     ),
     _case(
         r"current-context is not set|no configuration has been provided|invalid configuration|"
-        r"error loading config file|unable to (?:load root certificates|parse bytes)|context \"[^\"]*\" does not exist",
+        r"error loading config file|unable to (?:load root certificates|parse bytes)|"
+        r"context \"[^\"]*\" does not exist",
         ConfigError,
         "the kubeconfig is missing or damaged",
         "unset PACKTRAIN_KUBECONFIG, or let it name a kubeconfig with a current context",

@@ -41,7 +41,7 @@ def finding_rows(findings: Sequence[Finding]) -> list[Row]:
 def table(rows: Sequence[Row]) -> list[str]:
     """Lines with aligned columns; a hint on a line of its own."""
     first = max((len(state) for state, *_ in rows), default=0)
-    second = min(64, max((len(title) for _, title, *_ in rows), default=0))
+    second = max((len(title) for _, title, *_ in rows), default=0)
     lines = []
     for state, title, sentence, hint in rows:
         lines.append(f"{state:<{first}}  {title:<{second}}  {sentence}")
