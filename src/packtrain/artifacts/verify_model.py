@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from packtrain.artifacts.verify import ReloadReport, compare, logit_error
 from packtrain.config import ModelConfig
-from packtrain.errors import BugError, DivergedError, GateError
+from packtrain.errors import BugError, DivergedError, GateError, StorageError
 from packtrain.model.folder import weight_files
 from packtrain.model.sources import BaseFiles
 from packtrain.model.weights import load_model
@@ -44,14 +44,14 @@ def reload_model_check(
     for name, parameter in model.named_parameters():
         if not bool(parameter.isfinite().all()):
             raise DivergedError(f"the trained model has NaN or infinity in {name}")
+    files = BaseFiles(folder, str(folder), None, str(folder))
+    settings = ModelConfig(source=str(folder), trust_remote_code=trust_remote_code)
+    reloaded = load_model(files, settings, device=model.device, dtype=model.dtype).eval()
     if _same_weights(folder, base_folder):
         raise GateError(
             "the trained model is its base: no weight differs after rounding",
             hint="train for more steps, or with a higher train.learning_rate",
         )
-    files = BaseFiles(folder, str(folder), None, str(folder))
-    settings = ModelConfig(source=str(folder), trust_remote_code=trust_remote_code)
-    reloaded = load_model(files, settings, device=model.device, dtype=model.dtype).eval()
     trained = dict(model.named_parameters())
     compare(dict(reloaded.named_parameters()), trained, f"{folder} as transformers loads it", BugError)
     with torch.inference_mode():
@@ -68,18 +68,21 @@ def reload_model_check(
 def _same_weights(folder: Path, base_folder: Path) -> bool:
     """Whether both have the same tensors; ends at the first that differs."""
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
     places: dict[str, Path] = {}
-    for path in weight_files(base_folder, str(base_folder)):
-        with safe_open(path, framework="pt") as file:
-            places |= dict.fromkeys(file.keys(), path)
-    for path in weight_files(folder, str(folder)):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118  (no mapping)
-                if name not in places:
-                    return False
-                with safe_open(places[name], framework="pt") as other:
-                    if not torch.equal(file.get_tensor(name), other.get_tensor(name)):
+    try:
+        for path in weight_files(base_folder, str(base_folder)):
+            with safe_open(path, framework="pt") as file:
+                places |= dict.fromkeys(file.keys(), path)
+        for path in weight_files(folder, str(folder)):
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118  (no mapping)
+                    if name not in places:
                         return False
+                    with safe_open(places[name], framework="pt") as other:
+                        if not torch.equal(file.get_tensor(name), other.get_tensor(name)):
+                            return False
+    except (SafetensorError, OSError) as error:
+        raise StorageError(f"{base_folder}: cannot be compared with what was trained: {error}") from error
     return True
