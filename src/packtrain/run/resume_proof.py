@@ -24,6 +24,7 @@ from packtrain.errors import BY_EXIT_CODE, BugError, GateError, PacktrainError, 
 from packtrain.run.strike import Moment, Target, Watched, clean_environment, moments, started, strike
 from packtrain.rundir import RunDir, history
 from packtrain.runfile import dump, load
+from packtrain.train.progress import duration
 
 STEPS, EVALUATE_EVERY, SAVE_EVERY = 8, 4, 2
 ROWS, LENGTH = 48, 512
@@ -268,10 +269,11 @@ def prove(
         except TimeoutError:
             raise _too_slow(seconds) from None
         steps, every = len(whole.losses), config.evaluate.every
-        estimate = len(stops) * 1.8 * took
+        estimate, left = len(stops) * 1.8 * took, until - time.monotonic()
+        too_long = f", and {duration(left)} are left" if estimate > left else ""
         on_progress(
-            f"undisturbed: {steps} steps in {took:.0f} s; {len(stops)} stops will take about "
-            f"{estimate / 60:.0f} min" + (f", and {seconds / 60:.0f} min are allowed" * (estimate > seconds))
+            f"undisturbed: {steps} steps in {duration(took)}; "
+            f"{len(stops)} stops take about {duration(estimate)}{too_long}"
         )
         middle = min(SAVE_EVERY + 1, max(1, steps - 2))
         evaluation = every if isinstance(every, int) and every < steps else steps
