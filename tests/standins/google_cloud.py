@@ -131,7 +131,7 @@ class GoogleCloud:
                 return gke(self, method, path, body)
             return self._administration(method, path, query, body)
 
-    def _administration(self, method: str, path: str, query: dict[str, list[str]], body: Json) -> Json:
+    def _administration(self, method: str, path: str, query: dict[str, list[str]], body: Json) -> Json:  # noqa: PLR0911  (a return a case)
         if path == f"projects/{PROJECT}":
             return {
                 "projectId": PROJECT,
@@ -222,7 +222,7 @@ class GoogleCloud:
             }
         return self.repositories[path]
 
-    def _storage(self, method: str, path: str, query: dict[str, list[str]], body: Json) -> Json:
+    def _storage(self, method: str, path: str, query: dict[str, list[str]], body: Json) -> Json:  # noqa: PLR0911  (a return a case)
         if path == "b":
             if body["name"] in self.buckets:
                 raise Answer(

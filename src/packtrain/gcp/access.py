@@ -22,11 +22,12 @@ DEFAULT_NODES = f"serviceAccount:${PROJECT_NUMBER}-compute@developer.gserviceacc
 
 def bucket_access(site: Site, bucket: str, member: str, *, read_only: bool = False) -> Step:
     role = READER_ROLE if read_only else BUCKET_ROLE
+    who = "the pods" if member == site.principal else "the IAM service account"
     reason = "reads the data or the model" if read_only else "writes checkpoints and the adapter"
     return _step(
         site,
         f"bucket-access.{bucket}",
-        f"{role} on gs://{bucket}",
+        f"{role} on gs://{bucket} for {who}",
         f"the run {reason}; on this bucket alone, never on the project",
         ("storage", "buckets"),
         (f"gs://{bucket}",),

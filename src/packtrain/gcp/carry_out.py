@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from packtrain.errors import ConfigError, ConflictError, PacktrainError, UnavailableError
@@ -125,6 +125,8 @@ def _made(
     while True:
         trouble = _run(step, seen, memory.runner, report) if run else None
         memory.forget(cluster=step.key in {"cluster", "pool"})
+        if seen.renews and trouble is None:
+            return replace(seen, state="there")
         again = look_at(step, memory, unfinished=journal.began(step.key))
         if again.state not in {"make", "refused"}:
             if again.blocks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ from packtrain.gcp.carry_out import Planned
 from packtrain.gcp.commands import Command, Runner
 from packtrain.gcp.looks import describe
 from packtrain.gcp.permissions import role_for
-from packtrain.gcp.rights import missing
+from packtrain.gcp.rights import Tester, held_permissions, missing
 from packtrain.gcp.setup import Options
 from packtrain.gcp.site import Site
 from packtrain.plan.machines import quota_metric
@@ -73,12 +74,14 @@ def _from_step(planned: Planned) -> Finding:
     return Finding(title, verdict, seen.sentence, seen.hint, ConfigError.exit_code)
 
 
-def look_around(site: Site, options: Options, runner: Runner) -> list[Finding]:
+def look_around(
+    site: Site, options: Options, runner: Runner, test: Tester = held_permissions
+) -> list[Finding]:
     """What no step of setup makes: rights, quota, zones, versions."""
     looking = Remembering(runner)
     findings = []
     for title, look in (
-        ("your rights on the project", _rights),
+        ("your rights on the project", functools.partial(_rights, test)),
         ("quota", _quota),
         ("zones", _zones),
         ("GKE version", _versions),
@@ -90,7 +93,7 @@ def look_around(site: Site, options: Options, runner: Runner) -> list[Finding]:
     return findings
 
 
-def _rights(site: Site, options: Options, runner: Runner) -> Finding:
+def _rights(test: Tester, site: Site, options: Options, runner: Runner) -> Finding:
     parts = [
         "project",
         "apis",
@@ -106,7 +109,7 @@ def _rights(site: Site, options: Options, runner: Runner) -> Finding:
     parts += ["create-cluster"] if options.create_cluster else []
     parts += ["create-pool"] if options.create_pool else []
     parts += ["networks"] if site.gpu_networks and options.create_pool else []
-    lacking = missing(site, runner, parts)
+    lacking = missing(site, runner, parts, test)
     title = "your rights on the project"
     if not lacking:
         return Finding(title, "ok", "all that setup needs")

@@ -156,7 +156,7 @@ def secret_step(site: Site, *, has_token: bool, renew: bool) -> Step:
             lacks = "" if TOKEN_KEY in found["keys"] else f", and has no key {TOKEN_KEY}"
             return Seen("differs", f"was not made by packtrain{lacks}", "delete it and run this again")
         if renew:
-            return Seen("make", "is renewed", ours=ours)
+            return Seen("make", "is renewed", ours=ours, renews=True)
         return Seen("there", f"has a {TOKEN_KEY}; --token-stdin renews it", ours=ours)
 
     def undo(runner: Runner, seen: Seen) -> Undo:

@@ -23,13 +23,11 @@ _OVERRIDE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CLOUDRESOURCEMANAGER"
 Tester = Callable[[str, Sequence[str], str], set[str]]
 
 
-def missing(
-    site: Site, runner: Runner, parts: Sequence[str], test: Tester | None = None
-) -> dict[str, list[str]]:
+def missing(site: Site, runner: Runner, parts: Sequence[str], test: Tester) -> dict[str, list[str]]:
     """Part of the setup -> the permissions that the caller lacks for it on the project."""
     token = checked(runner, Command(("gcloud", "auth", "print-access-token"))).strip()
     asked = sorted({permission for part in parts for permission in NEEDED[part]})
-    held = (test or held_permissions)(site.project, asked, token)
+    held = test(site.project, asked, token)
     lacking = {part: [each for each in NEEDED[part] if each not in held] for part in parts}
     return {part: permissions for part, permissions in lacking.items() if permissions}
 

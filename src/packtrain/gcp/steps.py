@@ -34,6 +34,8 @@ class Seen:
     """Made by setup, as its label says."""
     remaining: tuple[Command, ...] | None = None
     """With ``make``: only these of the step's commands are left; None: all."""
+    renews: bool = False
+    """With ``make``: it is there already, and its commands going through is enough."""
     error: PacktrainError | None = None
 
 

@@ -1,0 +1,116 @@
+export KUBECONFIG=/home/me/.cache/packtrain/kubeconfig/my-project_us-central1_trainer.yaml
+PROJECT_NUMBER="$(gcloud projects describe my-project --format='value(projectNumber)')"
+# HF_TOKEN: set it from a file or a password manager, so that no history has it
+
+# 1. services (APIs) of Google Cloud: what the steps below use
+gcloud services enable artifactregistry.googleapis.com cloudbuild.googleapis.com cloudresourcemanager.googleapis.com compute.googleapis.com container.googleapis.com iam.googleapis.com iamcredentials.googleapis.com storage.googleapis.com sts.googleapis.com \
+  --project=my-project
+
+# 2. bucket gs://my-bucket: checkpoints, events and the adapter; in the cluster's region, never public
+gcloud storage buckets create gs://my-bucket \
+  --project=my-project \
+  --location=us-central1 \
+  --uniform-bucket-level-access \
+  --public-access-prevention
+gcloud storage buckets update gs://my-bucket --update-labels=managed-by=packtrain
+
+# 3. image repository packtrain in us-central1: has the trainer's image
+gcloud artifacts repositories create packtrain \
+  --location=us-central1 \
+  --project=my-project \
+  --repository-format=docker \
+  --labels=managed-by=packtrain
+
+# 4. cluster trainer in us-central1: runs the pods; with Workload Identity, so that a pod needs no key file
+gcloud container clusters create trainer \
+  --location=us-central1 \
+  --project=my-project \
+  --release-channel=regular \
+  --enable-ip-alias \
+  --enable-dataplane-v2 \
+  --workload-pool=my-project.svc.id.goog \
+  --workload-metadata=GKE_METADATA \
+  --machine-type=e2-standard-4 \
+  --num-nodes=1 \
+  --labels=managed-by=packtrain
+
+# 5. node pool packtrain-a3-megagpu-8g-spot: has the GPUs; scales from zero to 1, so that nothing is paid while nothing runs
+gcloud container node-pools create packtrain-a3-megagpu-8g-spot \
+  --cluster=trainer \
+  --location=us-central1 \
+  --project=my-project \
+  --machine-type=a3-megagpu-8g \
+  --accelerator=type=nvidia-h100-mega-80gb,count=8,gpu-driver-version=LATEST \
+  --image-type=COS_CONTAINERD \
+  --ephemeral-storage-local-ssd=count=16 \
+  --enable-gvnic \
+  --workload-metadata=GKE_METADATA \
+  --enable-autoscaling \
+  --num-nodes=0 \
+  --total-max-nodes=1 \
+  --location-policy=ANY \
+  --spot \
+  --labels=managed-by=packtrain
+
+# 6. kubectl's way in: for the steps inside the cluster
+gcloud container clusters get-credentials trainer --location=us-central1 --project=my-project
+
+# 7. namespace training: whoever may make pods in it has the rights of the service account
+kubectl apply --server-side --field-manager=packtrain --filename=- <<'EOF'
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: training
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+EOF
+
+# 8. Kubernetes service account llama3-finetuner-ksa: whose rights the pods have
+kubectl apply --server-side --field-manager=packtrain --filename=- <<'EOF'
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: llama3-finetuner-ksa
+  namespace: training
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+automountServiceAccountToken: false
+EOF
+
+# 9. roles/storage.objectUser on gs://my-bucket for the pods: the run writes checkpoints and the adapter; on this bucket alone, never on the project
+kubectl annotate serviceaccount llama3-finetuner-ksa \
+  --namespace=training \
+  --overwrite \
+  'packtrain.dev/gave-157b575245e5=roles/storage.objectUser on gs://my-bucket'
+gcloud storage buckets add-iam-policy-binding gs://my-bucket "--member=principal://iam.googleapis.com/projects/$PROJECT_NUMBER/locations/global/workloadIdentityPools/my-project.svc.id.goog/subject/ns/training/sa/llama3-finetuner-ksa" \
+  --role=roles/storage.objectUser \
+  --condition=None
+
+# 10. roles/artifactregistry.reader on packtrain for the nodes: the nodes pull the image; on this repository alone
+kubectl annotate serviceaccount llama3-finetuner-ksa \
+  --namespace=training \
+  --overwrite \
+  'packtrain.dev/gave-24a7a20c7b73=roles/artifactregistry.reader on packtrain'
+gcloud artifacts repositories add-iam-policy-binding packtrain \
+  --location=us-central1 \
+  --project=my-project \
+  "--member=serviceAccount:$PROJECT_NUMBER-compute@developer.gserviceaccount.com" \
+  --role=roles/artifactregistry.reader \
+  --condition=None
+
+# 11. Secret huggingface-secret: the Hugging Face token
+kubectl apply --server-side --field-manager=packtrain --filename=- <<EOF
+apiVersion: v1
+kind: Secret
+metadata:
+  name: huggingface-secret
+  namespace: training
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+type: Opaque
+stringData:
+  token: "$HF_TOKEN"
+EOF

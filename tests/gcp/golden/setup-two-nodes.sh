@@ -1,0 +1,484 @@
+export KUBECONFIG=/home/me/.cache/packtrain/kubeconfig/my-project_us-central1-a_trainer.yaml
+PROJECT_NUMBER="$(gcloud projects describe my-project --format='value(projectNumber)')"
+# HF_TOKEN: set it from a file or a password manager, so that no history has it
+
+# 1. services (APIs) of Google Cloud: what the steps below use
+gcloud services enable artifactregistry.googleapis.com cloudbuild.googleapis.com cloudresourcemanager.googleapis.com compute.googleapis.com container.googleapis.com iam.googleapis.com iamcredentials.googleapis.com storage.googleapis.com sts.googleapis.com \
+  --project=my-project
+
+# 2. bucket gs://my-bucket: checkpoints, events and the adapter; in the cluster's region, never public
+gcloud storage buckets create gs://my-bucket \
+  --project=my-project \
+  --location=us-central1 \
+  --uniform-bucket-level-access \
+  --public-access-prevention
+gcloud storage buckets update gs://my-bucket --update-labels=managed-by=packtrain
+
+# 3. image repository packtrain in us-central1: has the trainer's image
+gcloud artifacts repositories create packtrain \
+  --location=us-central1 \
+  --project=my-project \
+  --repository-format=docker \
+  --labels=managed-by=packtrain
+
+# 4. 8 networks for the GPUs' network cards: GPUDirect-TCPXO between 2 nodes: without them a sixth of the bandwidth
+gcloud compute networks create trainer-gpu-1 \
+  --project=my-project \
+  --subnet-mode=custom \
+  --mtu=8244 \
+  --description=managed-by=packtrain
+gcloud compute networks subnets create trainer-gpu-1 \
+  --project=my-project \
+  --network=trainer-gpu-1 \
+  --region=us-central1 \
+  --range=192.168.1.0/24 \
+  --description=managed-by=packtrain
+gcloud compute firewall-rules create trainer-gpu-1 \
+  --project=my-project \
+  --network=trainer-gpu-1 \
+  --action=ALLOW \
+  --rules=tcp:0-65535,udp:0-65535,icmp \
+  --source-ranges=192.168.1.0/24 \
+  --description=managed-by=packtrain
+gcloud compute networks create trainer-gpu-2 \
+  --project=my-project \
+  --subnet-mode=custom \
+  --mtu=8244 \
+  --description=managed-by=packtrain
+gcloud compute networks subnets create trainer-gpu-2 \
+  --project=my-project \
+  --network=trainer-gpu-2 \
+  --region=us-central1 \
+  --range=192.168.2.0/24 \
+  --description=managed-by=packtrain
+gcloud compute firewall-rules create trainer-gpu-2 \
+  --project=my-project \
+  --network=trainer-gpu-2 \
+  --action=ALLOW \
+  --rules=tcp:0-65535,udp:0-65535,icmp \
+  --source-ranges=192.168.2.0/24 \
+  --description=managed-by=packtrain
+gcloud compute networks create trainer-gpu-3 \
+  --project=my-project \
+  --subnet-mode=custom \
+  --mtu=8244 \
+  --description=managed-by=packtrain
+gcloud compute networks subnets create trainer-gpu-3 \
+  --project=my-project \
+  --network=trainer-gpu-3 \
+  --region=us-central1 \
+  --range=192.168.3.0/24 \
+  --description=managed-by=packtrain
+gcloud compute firewall-rules create trainer-gpu-3 \
+  --project=my-project \
+  --network=trainer-gpu-3 \
+  --action=ALLOW \
+  --rules=tcp:0-65535,udp:0-65535,icmp \
+  --source-ranges=192.168.3.0/24 \
+  --description=managed-by=packtrain
+gcloud compute networks create trainer-gpu-4 \
+  --project=my-project \
+  --subnet-mode=custom \
+  --mtu=8244 \
+  --description=managed-by=packtrain
+gcloud compute networks subnets create trainer-gpu-4 \
+  --project=my-project \
+  --network=trainer-gpu-4 \
+  --region=us-central1 \
+  --range=192.168.4.0/24 \
+  --description=managed-by=packtrain
+gcloud compute firewall-rules create trainer-gpu-4 \
+  --project=my-project \
+  --network=trainer-gpu-4 \
+  --action=ALLOW \
+  --rules=tcp:0-65535,udp:0-65535,icmp \
+  --source-ranges=192.168.4.0/24 \
+  --description=managed-by=packtrain
+gcloud compute networks create trainer-gpu-5 \
+  --project=my-project \
+  --subnet-mode=custom \
+  --mtu=8244 \
+  --description=managed-by=packtrain
+gcloud compute networks subnets create trainer-gpu-5 \
+  --project=my-project \
+  --network=trainer-gpu-5 \
+  --region=us-central1 \
+  --range=192.168.5.0/24 \
+  --description=managed-by=packtrain
+gcloud compute firewall-rules create trainer-gpu-5 \
+  --project=my-project \
+  --network=trainer-gpu-5 \
+  --action=ALLOW \
+  --rules=tcp:0-65535,udp:0-65535,icmp \
+  --source-ranges=192.168.5.0/24 \
+  --description=managed-by=packtrain
+gcloud compute networks create trainer-gpu-6 \
+  --project=my-project \
+  --subnet-mode=custom \
+  --mtu=8244 \
+  --description=managed-by=packtrain
+gcloud compute networks subnets create trainer-gpu-6 \
+  --project=my-project \
+  --network=trainer-gpu-6 \
+  --region=us-central1 \
+  --range=192.168.6.0/24 \
+  --description=managed-by=packtrain
+gcloud compute firewall-rules create trainer-gpu-6 \
+  --project=my-project \
+  --network=trainer-gpu-6 \
+  --action=ALLOW \
+  --rules=tcp:0-65535,udp:0-65535,icmp \
+  --source-ranges=192.168.6.0/24 \
+  --description=managed-by=packtrain
+gcloud compute networks create trainer-gpu-7 \
+  --project=my-project \
+  --subnet-mode=custom \
+  --mtu=8244 \
+  --description=managed-by=packtrain
+gcloud compute networks subnets create trainer-gpu-7 \
+  --project=my-project \
+  --network=trainer-gpu-7 \
+  --region=us-central1 \
+  --range=192.168.7.0/24 \
+  --description=managed-by=packtrain
+gcloud compute firewall-rules create trainer-gpu-7 \
+  --project=my-project \
+  --network=trainer-gpu-7 \
+  --action=ALLOW \
+  --rules=tcp:0-65535,udp:0-65535,icmp \
+  --source-ranges=192.168.7.0/24 \
+  --description=managed-by=packtrain
+gcloud compute networks create trainer-gpu-8 \
+  --project=my-project \
+  --subnet-mode=custom \
+  --mtu=8244 \
+  --description=managed-by=packtrain
+gcloud compute networks subnets create trainer-gpu-8 \
+  --project=my-project \
+  --network=trainer-gpu-8 \
+  --region=us-central1 \
+  --range=192.168.8.0/24 \
+  --description=managed-by=packtrain
+gcloud compute firewall-rules create trainer-gpu-8 \
+  --project=my-project \
+  --network=trainer-gpu-8 \
+  --action=ALLOW \
+  --rules=tcp:0-65535,udp:0-65535,icmp \
+  --source-ranges=192.168.8.0/24 \
+  --description=managed-by=packtrain
+
+# 5. cluster trainer in us-central1-a: runs the pods; with Workload Identity, so that a pod needs no key file
+gcloud container clusters create trainer \
+  --location=us-central1-a \
+  --project=my-project \
+  --release-channel=regular \
+  --enable-ip-alias \
+  --enable-dataplane-v2 \
+  --enable-multi-networking \
+  --workload-pool=my-project.svc.id.goog \
+  --workload-metadata=GKE_METADATA \
+  --machine-type=e2-standard-4 \
+  --num-nodes=1 \
+  --labels=managed-by=packtrain
+
+# 6. node pool packtrain-a3-megagpu-8g-flex-start: has the GPUs; scales from zero to 2, so that nothing is paid while nothing runs
+gcloud container node-pools create packtrain-a3-megagpu-8g-flex-start \
+  --cluster=trainer \
+  --location=us-central1-a \
+  --project=my-project \
+  --machine-type=a3-megagpu-8g \
+  --accelerator=type=nvidia-h100-mega-80gb,count=8,gpu-driver-version=LATEST \
+  --image-type=COS_CONTAINERD \
+  --ephemeral-storage-local-ssd=count=16 \
+  --enable-gvnic \
+  --workload-metadata=GKE_METADATA \
+  --enable-autoscaling \
+  --num-nodes=0 \
+  --total-max-nodes=2 \
+  --location-policy=ANY \
+  --flex-start \
+  --reservation-affinity=none \
+  --no-enable-autorepair \
+  --additional-node-network=network=trainer-gpu-1,subnetwork=trainer-gpu-1 \
+  --additional-node-network=network=trainer-gpu-2,subnetwork=trainer-gpu-2 \
+  --additional-node-network=network=trainer-gpu-3,subnetwork=trainer-gpu-3 \
+  --additional-node-network=network=trainer-gpu-4,subnetwork=trainer-gpu-4 \
+  --additional-node-network=network=trainer-gpu-5,subnetwork=trainer-gpu-5 \
+  --additional-node-network=network=trainer-gpu-6,subnetwork=trainer-gpu-6 \
+  --additional-node-network=network=trainer-gpu-7,subnetwork=trainer-gpu-7 \
+  --additional-node-network=network=trainer-gpu-8,subnetwork=trainer-gpu-8 \
+  --labels=managed-by=packtrain
+
+# 7. kubectl's way in: for the steps inside the cluster
+gcloud container clusters get-credentials trainer --location=us-central1-a --project=my-project
+
+# 8. networks vpc1 to vpc8 in the cluster: what the pods' annotations name
+kubectl apply --server-side --field-manager=packtrain --filename=- <<'EOF'
+apiVersion: networking.gke.io/v1
+kind: GKENetworkParamSet
+metadata:
+  name: vpc1
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  vpc: trainer-gpu-1
+  vpcSubnet: trainer-gpu-1
+  deviceMode: NetDevice
+---
+apiVersion: networking.gke.io/v1
+kind: Network
+metadata:
+  name: vpc1
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  type: Device
+  parametersRef:
+    group: networking.gke.io
+    kind: GKENetworkParamSet
+    name: vpc1
+---
+apiVersion: networking.gke.io/v1
+kind: GKENetworkParamSet
+metadata:
+  name: vpc2
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  vpc: trainer-gpu-2
+  vpcSubnet: trainer-gpu-2
+  deviceMode: NetDevice
+---
+apiVersion: networking.gke.io/v1
+kind: Network
+metadata:
+  name: vpc2
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  type: Device
+  parametersRef:
+    group: networking.gke.io
+    kind: GKENetworkParamSet
+    name: vpc2
+---
+apiVersion: networking.gke.io/v1
+kind: GKENetworkParamSet
+metadata:
+  name: vpc3
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  vpc: trainer-gpu-3
+  vpcSubnet: trainer-gpu-3
+  deviceMode: NetDevice
+---
+apiVersion: networking.gke.io/v1
+kind: Network
+metadata:
+  name: vpc3
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  type: Device
+  parametersRef:
+    group: networking.gke.io
+    kind: GKENetworkParamSet
+    name: vpc3
+---
+apiVersion: networking.gke.io/v1
+kind: GKENetworkParamSet
+metadata:
+  name: vpc4
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  vpc: trainer-gpu-4
+  vpcSubnet: trainer-gpu-4
+  deviceMode: NetDevice
+---
+apiVersion: networking.gke.io/v1
+kind: Network
+metadata:
+  name: vpc4
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  type: Device
+  parametersRef:
+    group: networking.gke.io
+    kind: GKENetworkParamSet
+    name: vpc4
+---
+apiVersion: networking.gke.io/v1
+kind: GKENetworkParamSet
+metadata:
+  name: vpc5
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  vpc: trainer-gpu-5
+  vpcSubnet: trainer-gpu-5
+  deviceMode: NetDevice
+---
+apiVersion: networking.gke.io/v1
+kind: Network
+metadata:
+  name: vpc5
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  type: Device
+  parametersRef:
+    group: networking.gke.io
+    kind: GKENetworkParamSet
+    name: vpc5
+---
+apiVersion: networking.gke.io/v1
+kind: GKENetworkParamSet
+metadata:
+  name: vpc6
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  vpc: trainer-gpu-6
+  vpcSubnet: trainer-gpu-6
+  deviceMode: NetDevice
+---
+apiVersion: networking.gke.io/v1
+kind: Network
+metadata:
+  name: vpc6
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  type: Device
+  parametersRef:
+    group: networking.gke.io
+    kind: GKENetworkParamSet
+    name: vpc6
+---
+apiVersion: networking.gke.io/v1
+kind: GKENetworkParamSet
+metadata:
+  name: vpc7
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  vpc: trainer-gpu-7
+  vpcSubnet: trainer-gpu-7
+  deviceMode: NetDevice
+---
+apiVersion: networking.gke.io/v1
+kind: Network
+metadata:
+  name: vpc7
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  type: Device
+  parametersRef:
+    group: networking.gke.io
+    kind: GKENetworkParamSet
+    name: vpc7
+---
+apiVersion: networking.gke.io/v1
+kind: GKENetworkParamSet
+metadata:
+  name: vpc8
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  vpc: trainer-gpu-8
+  vpcSubnet: trainer-gpu-8
+  deviceMode: NetDevice
+---
+apiVersion: networking.gke.io/v1
+kind: Network
+metadata:
+  name: vpc8
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+spec:
+  type: Device
+  parametersRef:
+    group: networking.gke.io
+    kind: GKENetworkParamSet
+    name: vpc8
+EOF
+
+# 9. namespace training: whoever may make pods in it has the rights of the service account
+kubectl apply --server-side --field-manager=packtrain --filename=- <<'EOF'
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: training
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+EOF
+
+# 10. Kubernetes service account llama3-finetuner-ksa: whose rights the pods have
+kubectl apply --server-side --field-manager=packtrain --filename=- <<'EOF'
+apiVersion: v1
+kind: ServiceAccount
+metadata:
+  name: llama3-finetuner-ksa
+  namespace: training
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+automountServiceAccountToken: false
+EOF
+
+# 11. roles/storage.objectUser on gs://my-bucket for the pods: the run writes checkpoints and the adapter; on this bucket alone, never on the project
+kubectl annotate serviceaccount llama3-finetuner-ksa \
+  --namespace=training \
+  --overwrite \
+  'packtrain.dev/gave-157b575245e5=roles/storage.objectUser on gs://my-bucket'
+gcloud storage buckets add-iam-policy-binding gs://my-bucket "--member=principal://iam.googleapis.com/projects/$PROJECT_NUMBER/locations/global/workloadIdentityPools/my-project.svc.id.goog/subject/ns/training/sa/llama3-finetuner-ksa" \
+  --role=roles/storage.objectUser \
+  --condition=None
+
+# 12. roles/artifactregistry.reader on packtrain for the nodes: the nodes pull the image; on this repository alone
+kubectl annotate serviceaccount llama3-finetuner-ksa \
+  --namespace=training \
+  --overwrite \
+  'packtrain.dev/gave-24a7a20c7b73=roles/artifactregistry.reader on packtrain'
+gcloud artifacts repositories add-iam-policy-binding packtrain \
+  --location=us-central1 \
+  --project=my-project \
+  "--member=serviceAccount:$PROJECT_NUMBER-compute@developer.gserviceaccount.com" \
+  --role=roles/artifactregistry.reader \
+  --condition=None
+
+# 13. Secret huggingface-secret: the Hugging Face token
+kubectl apply --server-side --field-manager=packtrain --filename=- <<EOF
+apiVersion: v1
+kind: Secret
+metadata:
+  name: huggingface-secret
+  namespace: training
+  labels:
+    app.kubernetes.io/name: packtrain
+    app.kubernetes.io/managed-by: packtrain
+type: Opaque
+stringData:
+  token: "$HF_TOKEN"
+EOF
