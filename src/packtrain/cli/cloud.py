@@ -96,6 +96,9 @@ def check(
     set_: Overrides = None,
     via_service_account: Via = False,
     zone: Zone = None,
+    from_cluster: Annotated[
+        bool, typer.Option("--from-cluster", help="Ask from a pod, too, what it may use.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Look, and change nothing: rights, what setup makes, quota, zones, versions.
@@ -115,6 +118,13 @@ def check(
     planned = plan(steps(session.site, options), session.runner, session.journal, report)
     report.looked()
     findings = [*from_plan(planned), *look_around(session.site, options, session.runner)]
+    if from_cluster:
+        from packtrain.kube.from_cluster import findings_from_cluster
+        from packtrain.kube.submit import World
+        from packtrain.runfile import load
+
+        config = load(run, set_ or []).config
+        findings += findings_from_cluster(config, World(note, session.runner))
     code = worst(findings)
     if json:
         print_json({"exit_code": code, "findings": [finding.to_json() for finding in findings]})

@@ -38,6 +38,9 @@ def submit(
     no_preflight: Annotated[
         bool, typer.Option("--no-preflight", help="Do not ask from a pod first what it may use.")
     ] = False,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="Run the pods here first, with a tiny model.")
+    ] = False,
     new: Annotated[bool, typer.Option("--new", help="Start another run under this name.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
@@ -54,6 +57,10 @@ def submit(
     if dry_run:
         _show(config, output)
         return
+    if rehearse:
+        from packtrain.kube.rehearse import rehearse as run_here
+
+        run_here(config, say=lambda line: note(f"rehearsal: {line}")).check()
     world = World(note, on_manifests=lambda made: _write(made, output))
     submitted = start(config, Options(new, not no_preflight, detach, limit), world)
     if as_json:

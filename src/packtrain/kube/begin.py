@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
-from packtrain.errors import BY_EXIT_CODE, BugError, ConflictError, PacktrainError, UnavailableError
+from packtrain.errors import ConflictError, UnavailableError
 from packtrain.kube import observe
-from packtrain.kube.api import JOB, POD, Cluster, Kind, Object, kind_of
+from packtrain.kube.api import Cluster, Kind, Object, kind_of
 from packtrain.kube.api_errors import AlreadyThereError
-from packtrain.kube.launch import Launch
-from packtrain.kube.names import PREFLIGHT, RUN_ID_LABEL, RUN_LABEL, preflight_name, selector
-from packtrain.kube.observe import Pace, Say, Watching
-from packtrain.kube.pod_facts import current, read_pod
-from packtrain.kube.preflight import render_preflight
+from packtrain.kube.names import RUN_ID_LABEL, RUN_LABEL, selector
 
 #: Seconds for a job and its pods to go: their grace, and what the kubelet takes.
 GOING = 300.0
@@ -77,51 +71,3 @@ def remove(
             )
         time.sleep(observe.PACE.least)
     return True
-
-
-def preflight(cluster: Cluster, launch: Launch, say: Say, pace: Pace) -> None:
-    """Ask in the cluster, with the pod's own rights, what the run will need.
-
-    Errors: what the pod found (77, 78, 69 …), as if it had been found here.
-    """
-    name = preflight_name(launch.config.name)
-    remove(cluster, JOB, name)
-    make(cluster, render_preflight(launch))
-    watching = Watching(
-        cluster, name, JOB, launch.config.name, lambda line: say(f"preflight: {line}"), PREFLIGHT, pace=pace
-    )
-    state = watching.to_end()
-    result = _result(cluster, launch.config.name)
-    for check in result.get("checks", []):
-        if check["ok"]:
-            say(f"preflight: {check['name']} {check['subject']}: the pod may use it")
-    failed = [check for check in result.get("checks", []) if not check["ok"]]
-    if state.phase == "succeeded" and not failed:
-        remove(cluster, JOB, name)
-        return
-    code = state.exit_code or int(result.get("exit_code") or BugError.exit_code)
-    kind = BY_EXIT_CODE.get(code, BugError)
-    if not failed:
-        raise kind(f"the preflight pod: {state.detail}", hint=state.hint)
-    lines = "\n".join(f"from the pod: {check['message']}" for check in failed)
-    raise kind(lines, hint=next((_for_pod(check) for check in failed if check.get("hint")), None))
-
-
-def _for_pod(check: dict[str, Any]) -> str:
-    """What helps a pod: its token and its rights are others than the user's."""
-    if check["name"] == "bucket":
-        return f"{check['hint']}; packtrain cloud setup RUN gives the pod's account its rights"
-    return f"{check['hint']}; packtrain cloud setup RUN puts the token into the cluster"
-
-
-def _result(cluster: Cluster, run: str) -> dict[str, Any]:
-    """The line that the preflight program has written last."""
-    pods = current([read_pod(pod) for pod in cluster.list(POD, selector(run, PREFLIGHT)).items])
-    for pod in reversed(pods):
-        with suppress(PacktrainError), cluster.log(pod.name, pod.container, tailLines="20") as lines:
-            for line in reversed(list(lines)):
-                with suppress(ValueError):
-                    found = json.loads(line)
-                    if isinstance(found, dict) and found.get("packtrain") == "preflight":
-                        return found
-    return {}

@@ -18,7 +18,8 @@ from packtrain.gcp.image.lookup import resolve_digest
 from packtrain.kube import nodes, observe
 from packtrain.kube.access import connect
 from packtrain.kube.api import PATIENCE, Cluster, Object, kind_of
-from packtrain.kube.begin import make, preflight, remove
+from packtrain.kube.asking import preflight
+from packtrain.kube.begin import make, remove
 from packtrain.kube.checks import check_for_cluster
 from packtrain.kube.cost import budget_sentence, price_sentence
 from packtrain.kube.follow import Observation, State, look
