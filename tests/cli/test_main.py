@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,32 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=30)
     assert (running.returncode, err) == (130, "interrupted\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.parametrize("pause", [0.0, 0.001, 0.01, 0.05])
+def test_many_ctrl_c_leave_no_trace(pause: float) -> None:
+    """Wherever the second and the third come: while the first is told of, or the interpreter ends."""
+    code = (
+        "import sys, time\nfrom packtrain.cli import main as m\n"
+        "def slow() -> None:\n    print('ready', flush=True)\n    time.sleep(60)\n"
+        "m.verb_function = lambda verb: slow\nsys.argv = ['packtrain', 'version']\nm.entry()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(SRC)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        for _ in range(5):
+            running.send_signal(signal.SIGINT)
+            time.sleep(pause)
+        _, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert set(err.splitlines()) <= {"interrupted", "Aborted!", ""}
 
 
 @pytest.mark.parametrize("arguments", [["schema"], ["--help"], ["version", "-v", "--json"]])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from standins.bucket import BucketServer, Fault
-from whole_run import Job, facts, make_job, packtrain, wait_until, write_rows
+from whole_run import ROOT, Job, facts, make_job, packtrain, wait_until, write_rows
 
 pytestmark = pytest.mark.slow
 
@@ -179,6 +181,37 @@ def test_signals_one_after_the_other(job: Job, undisturbed: Job, number: signal.
     assert "Traceback" not in err
     assert job.all_events()[-1].kind == "preempted"
     assert not job.run_dir.lock_file.exists()
+    ends_as(job, undisturbed)
+
+
+#: In place of training: a call of C code that lets other threads run, and takes minutes.
+STUCK = """
+import hashlib, sys
+from packtrain.cli.main import entry
+from packtrain.run import training
+def make_adapter(session):
+    session.emit("warning", 0, message="stuck")
+    hashlib.pbkdf2_hmac("sha256", b"p", b"s", 2_000_000_000)
+training.make_adapter = make_adapter
+entry()
+"""
+
+
+def test_a_run_that_is_stuck_ends_in_its_grace_and_says_so(job: Job, undisturbed: Job) -> None:
+    arguments = job.arguments("-s", "checkpoint.grace=2s")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen(
+        [sys.executable, "-c", STUCK, *arguments], env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        job.wait_for("warning", 0, process)
+        time.sleep(0.2)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 75, err
+    assert "error: stopped by SIGTERM, and not done within 2 s: ended without saving" in err
+    assert "Traceback" not in err
+    last = job.all_events()[-1]
+    assert (last.kind, last.fields["signal"]) == ("preempted", "SIGTERM")
     ends_as(job, undisturbed)
 
 

@@ -60,10 +60,11 @@ def entry() -> None:
         _nothing_to_interrupt(code)
     except KeyboardInterrupt:  # one more, while the first was being told of
         _nothing_to_interrupt(code)
-    if all(thread is threading.main_thread() for thread in threading.enumerate()):
+    alone = all(thread is threading.main_thread() for thread in threading.enumerate())
+    if alone and code != INTERRUPTED:
         sys.exit(code)
-    # A thread that was left behind (a second Ctrl-C waits for none) and stands inside C++ code when the
-    # interpreter is taken down ends the process with SIGABRT in place of its exit code.
+    # When the interpreter is taken down, one more Ctrl-C finds no handler; and a thread that was left
+    # behind (a second Ctrl-C waits for none) and stands inside C++ code aborts the process.
     with suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
