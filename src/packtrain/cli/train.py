@@ -100,6 +100,7 @@ def _print_json(outcome: Outcome, answers: list[Answer]) -> None:
 
 def _print(outcome: Outcome) -> None:
     receipt, metrics = outcome.receipt, outcome.receipt.metrics
+    what = "model" if receipt.kind == "none" else "adapter"
     if outcome.already:
         typer.echo(f"The run {receipt.name} ({receipt.run_id}) is finished; nothing was done.")
         here = outcome.run_dir / "receipt.json"
@@ -107,7 +108,7 @@ def _print(outcome: Outcome) -> None:
         place = here if here.exists() else f"{outcome.published}/receipt.json"
         typer.echo(f"Its receipt is {place}; --new starts another run.")
     if metrics["loss"] is not None:
-        typer.echo(f"validation loss: base {metrics['base_loss']:.4f}, adapter {metrics['loss']:.4f}")
+        typer.echo(f"validation loss: base {metrics['base_loss']:.4f}, {what} {metrics['loss']:.4f}")
     summary = {key: metrics[key] for key in ("train_runtime", "train_loss", "epoch")}
     typer.echo(str({key: round(value, 4) for key, value in summary.items()}))
     if outcome.already:
@@ -117,7 +118,7 @@ def _print(outcome: Outcome) -> None:
         upload = "GCS upload" if outcome.published.startswith("gs://") else "upload"
         typer.echo(f"Fine-tuning and {upload} complete!")
     else:
-        typer.echo(f"The adapter is in {outcome.run_dir / 'adapter'}")
+        typer.echo(f"The {what} is in {outcome.run_dir / 'adapter'}")
         typer.echo("Fine-tuning complete!")
 
 
