@@ -68,7 +68,7 @@ def flag(command: Command, name: str) -> str:
     return next((each.partition("=")[2] for each in command.argv if each.startswith(f"--{name}=")), "")
 
 
-def _gcloud(fake: FakePrograms, command: Command) -> Any:
+def _gcloud(fake: FakePrograms, command: Command) -> Any:  # noqa: PLR0911  (a return a case)
     words = [each for each in command.argv[1:] if not each.startswith("-")]
     match words:
         case ["projects", "describe", _]:
@@ -169,7 +169,7 @@ def _policy(fake: FakePrograms, command: Command, key: str, verb: str) -> Any:
     return {"bindings": [{"role": role, "members": [member]} for role, member in pairs]}
 
 
-def _kubectl(fake: FakePrograms, command: Command) -> Any:
+def _kubectl(fake: FakePrograms, command: Command) -> Any:  # noqa: PLR0912  (a branch a case)
     words = [each for each in command.argv[1:] if not each.startswith("-")]
     namespace = flag(command, "namespace")
     match words:

@@ -26,7 +26,7 @@ def bucket_access(site: Site, bucket: str, member: str, *, read_only: bool = Fal
     reason = "reads the data or the model" if read_only else "writes checkpoints and the adapter"
     return _step(
         site,
-        f"bucket-access.{bucket}",
+        f"{'bucket' if member == site.principal else 'account'}-access.{bucket}",
         f"{role} on gs://{bucket} for {who}",
         f"the run {reason}; on this bucket alone, never on the project",
         ("storage", "buckets"),

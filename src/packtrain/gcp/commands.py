@@ -30,6 +30,7 @@ PAGES = {
     "kubectl": "install it: gcloud components install kubectl, or https://kubernetes.io/docs/tasks/tools",
 }
 _WIDTH = 100
+_VERBS = {"create", "delete", "describe", "list", "enable", "update", "get", "apply", "annotate", "ls", "rm"}
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,8 @@ def spoken(command: Command) -> str:
         if word.startswith("-") or len(words) == 5 or not re.fullmatch(r"[a-z][a-z-]*", word):
             break
         words.append(word)
+        if word in _VERBS or word.endswith("-binding"):
+            break
     return " ".join(words) or command.argv[0]
 
 

@@ -129,18 +129,22 @@ def network_objects_step(site: Site) -> Step:
                     "the pods use the networks by these names: that they are there is enough",
                 )  # fmt: skip
         if len(there) < len(names):
-            return Seen("make", "are not there" if not there else f"{len(there)} of {len(names)} are there")
+            said = "are not there" if not there else f"{len(there)} of {len(names)} are there"
+            return Seen("make", said)
         return Seen("there", f"{names[0]} to {names[-1]}", ours=all(map(kubectl.is_ours, there.values())))
 
-    def undo(_: Runner, seen: Seen) -> Undo:
-        if not seen.ours:
-            return Undo("gone" if seen.state != "differs" else "leave", seen.sentence)
-        kinds = (f"networks.{GROUP}", f"gkenetworkparamsets.{GROUP}")
-        return Undo(
-            "remove",
-            "made by packtrain",
-            tuple(kubectl.delete(kind, name) for name in names for kind in kinds),
+    def undo(runner: Runner, seen: Seen) -> Undo:
+        if seen.state == "later":
+            return Undo("gone", "is not there")
+        commands = tuple(
+            kubectl.delete(kind, name)
+            for name in names
+            for kind in (f"networks.{GROUP}", f"gkenetworkparamsets.{GROUP}")
+            if (found := ask(runner, kubectl.get(kind, name))) and kubectl.is_ours(found)
         )
+        if commands:
+            return Undo("remove", "made by packtrain", commands)
+        return Undo("gone", "are not there, or were not made by packtrain")
 
     return Step(
         "network-objects",

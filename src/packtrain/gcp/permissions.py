@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 
-#: A permission in a message: SERVICE.RESOURCE.VERB.
+#: A permission in a message: SERVICE.RESOURCE.VERB. Not the command: (gcloud.SERVICE.RESOURCE.VERB).
 PERMISSION = re.compile(
-    r"\b(?:resourcemanager|serviceusage|storage|iam|container|artifactregistry|compute|cloudbuild)"
+    r"(?<![\w.])(?:resourcemanager|serviceusage|storage|iam|container|artifactregistry|compute|cloudbuild)"
     r"\.[a-zA-Z]+\.[a-zA-Z]+\b"
 )
 
