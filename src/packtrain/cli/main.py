@@ -36,7 +36,7 @@ VERBS = {
     "cloud destroy": "Remove what setup made.",
     "image build": "Build the container image of a run and push it.",
     "rehearse": "Run a run's pods on this machine, before they cost anything.",
-    "submit": "Run in a cluster as a run file says, and follow it to its end.",
+    "submit": "Run in a cluster, and follow the run to its end.",
     "status": "Show how runs stand, from the cluster and the bucket.",
     "logs": "Show what a run in a cluster prints.",
     "cancel": "Stop a run in a cluster, with its state saved.",
