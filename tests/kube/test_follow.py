@@ -343,6 +343,7 @@ def test_the_exit_code_is_the_containers(code: int) -> None:
             78,
             "78",
         ),
+        ([ended(137, "old", conditions=EVICTED), ended(69, "new")], {}, 69, "exit code 69"),
         ([], {"reason": "DeadlineExceeded"}, 76, "time limit"),
         (
             [],

@@ -150,7 +150,10 @@ def _between(job: Object, newest: list[Pod], events: list[Object]) -> State:
 
 def _failed(condition: Object, pods: list[Pod], lines: tuple[str, ...]) -> State:
     """The gravest that a container said; else what the condition says of it."""
-    ends = [pod.ended for pod in pods if pod.ended is not None and pod.ended.exit_code != 0]
+    ended = [pod for pod in pods if pod.ended is not None and pod.ended.exit_code != 0]
+    # An evicted pod was killed in mid-work: what it ended with is no cause, where there is another.
+    counted = [pod for pod in ended if pod.disrupted is None] or ended
+    ends = [pod.ended for pod in counted if pod.ended is not None]
     said = " ".join((condition.get("message") or "").split())
     if condition.get("reason") == "DeadlineExceeded":
         return State(

@@ -18,6 +18,7 @@ from packtrain.kube.api_errors import AbsentError
 from packtrain.kube.follow import QUEUE_LABEL, Observation, State, look, spoken
 from packtrain.kube.names import TRAINER, selector
 from packtrain.kube.pod_facts import Pod, current, read_pod
+from packtrain.train.progress import duration
 
 Say = Callable[[str], None]
 #: Lines of rank 0 that tell where the trainer stands, or why it failed.
@@ -86,6 +87,8 @@ class Pace:
     """Events and log lines are no changes of a pod: they are looked for at least so often."""
     repeat: float = 15.0
     """A line of the training is told at most so often."""
+    remind: float = 300.0
+    """What lasts is told again so often, with how long it has."""
     stuck: float = 300.0
     """What does not pass by itself is waited for so long."""
     away: float = 900.0
@@ -127,11 +130,13 @@ class Watching:
                 now = self.clock()
                 if (state.phase, state.stuck) != (told.phase, told.stuck):
                     since = now
-                if state.phase != told.phase or (
-                    state != told and (state.phase != "training" or now - told_at >= self.pace.repeat)
-                ):
+                news = state != told and (state.phase != "training" or now - told_at >= self.pace.repeat)
+                if news or state.phase != told.phase:
                     self._tell(state)
                     told, told_at = state, now
+                elif now - told_at >= self.pace.remind:
+                    self.say(f"{spoken(state)} (for {duration(now - since)})")
+                    told_at = now
                 if state.over:
                     return self._ended(state)
                 self._check(state, now - since)
@@ -188,7 +193,9 @@ class Watching:
         changes = self.cluster.watch(POD, version, selector(self.run, self.role), self.pace.most)
         try:
             next(iter(changes), None)
-        except PacktrainError:  # cut, too old, refused: the next look lists
+        except AccessError:  # no right to watch: look now and then
+            self.sleep(self.pace.most)
+        except PacktrainError:  # cut, or too old: the next look lists
             self.sleep(self.pace.least * random.uniform(0.5, 1.5))
         finally:
             changes.close()
