@@ -16,6 +16,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
+import ssl
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -126,6 +127,13 @@ class KubeApi:
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
+
+    def wrap(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from now on; the handshake is made by the thread that answers."""
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        self.url = self.url.replace("http:", "https:")
 
     def close(self) -> None:
         self.closing.set()
