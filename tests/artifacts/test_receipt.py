@@ -148,3 +148,11 @@ def test_fields_of_a_later_version_are_passed_over(folder: Path) -> None:
     again = Receipt.from_json(json.dumps(plain).encode())
     assert again.files == made(folder).files
     assert again.run_id == "01K"
+
+
+def test_a_receipt_from_before_there_were_whole_models_is_an_adapter_s(folder: Path) -> None:
+    plain = json.loads(made(folder).to_json())
+    assert plain.pop("kind") == "lora"
+    assert Receipt.from_json(json.dumps(plain).encode()).kind == "lora"
+    plain["kind"] = "none"
+    assert Receipt.from_json(json.dumps(plain).encode()).kind == "none"

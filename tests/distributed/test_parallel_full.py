@@ -13,6 +13,7 @@ from tiny import make_tiny_base
 
 from packtrain.config import RunConfig, TrainConfig
 from packtrain.data.batches import collate
+from packtrain.model import parallel
 from packtrain.model.parallel import Mode, joined, local
 from packtrain.model.weights import BaseFiles
 from packtrain.run.spread import spread_model
@@ -24,6 +25,7 @@ BINS = 5
 def one_step_of(base: str, mode: Mode, dtype: str = "float32") -> dict[str, Any]:
     """Gradients of one batch of five bins, spread over the ranks, and the weights after a step of AdamW."""
     torch.set_num_threads(1)
+    parallel.MESSAGE = 20_000  # several messages
     config = RunConfig.model_validate(
         {"name": "a", "model": {"source": base}, "data": {"train": "x"}, "adapter": {"kind": "none"}}
     )

@@ -17,6 +17,7 @@ from whole_run import Job, make_job, packtrain
 SMALL = {"hidden_size": 32, "intermediate_size": 64}
 #: As the base has them, byte for byte.
 KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json")
+NORM = "model.norm.weight"
 
 
 def full_job(folder: Path, base: Path, **sections: dict[str, Any]) -> Job:
@@ -96,26 +97,42 @@ def test_the_base_answers_as_it_did_before(done: Job, small_base: Path, tmp_path
         assert answer["adapter"] != answer["base"]
 
 
-def test_stopped_anywhere_it_ends_with_the_same_model(done: Job, small_base: Path, tmp_path: Path) -> None:
-    """The state is the masters' in fp32, also where the model is published in bfloat16."""
-    job = full_job(tmp_path, small_base, checkpoint={"every": 1})
-    for steps in (1, 2, 4):
-        job.done("-s", f"train.max_steps={steps}", "--new")
-    [first] = job.run_dir.checkpoints.glob("step-4")
-    assert {path.name for path in first.iterdir()} == {
+def test_a_checkpoint_holds_the_masters_and_their_moments(
+    done: Job, small_base: Path, tmp_path: Path
+) -> None:
+    """In fp32, also where the model is published in bfloat16."""
+    newest = done.run_dir.checkpoints / "step-6"
+    assert {path.name for path in newest.iterdir()} == {
         *("adapter.safetensors", "optimizer.safetensors", "state.json", "commit.json")
     }
-    weights = load_file(first / "adapter.safetensors")
+    weights = load_file(newest / "adapter.safetensors")
     assert all(tensor.dtype == torch.float32 for tensor in weights.values())
-    moments = load_file(first / "optimizer.safetensors")
+    moments = load_file(newest / "optimizer.safetensors")
     assert moments.keys() == {f"{moment}:{name}" for name in weights for moment in ("exp_avg", "exp_avg_sq")}
+    published = load_file(done.run_dir.adapter / "model.safetensors")
+    for name, tensor in published.items():
+        assert torch.equal(tensor, weights[name].to(tensor.dtype)), "rounded once, at the end"
+    if published[NORM].dtype == torch.bfloat16:
+        assert not torch.equal(published[NORM].float(), weights[NORM])
+
+
+def test_a_cut_after_training_ends_with_the_same_model(done: Job, small_base: Path, tmp_path: Path) -> None:
+    """What is rounded at the end are not the weights that a checkpoint holds."""
+    prompts = [{"prompt": "What is fact 3?", "expect": "1"}]
+    job = full_job(tmp_path, small_base, evaluate={"prompts": prompts, "fail_if": {"answers_below": 1.0}})
+    ended = job.train()
+    assert ended.code == 76 and "prompts are answered as expected" in ended.err
+    assert not job.run_dir.adapter.exists()
+    job.done("-s", "evaluate.fail_if.answers_below=0.0")
+    assert job.story("start")[-1].fields["resumed_from"] == 6
+    assert sha256(job) == sha256(done)
 
 
 def test_published_fetched_and_talked_with(tmp_path: Path, small_base: Path) -> None:
     place = tmp_path / "published"
     job = full_job(tmp_path / "job", small_base, train={"epochs": 1}, output={"uri": str(place)})
-    job.done()
-    assert "already" in job.done().out.lower() or job.done().code == 0
+    assert f"Successfully uploaded model to {place}" in job.done().out
+    assert "is finished; nothing was done" in job.done().out
     assert packtrain("fetch", str(place), str(tmp_path / "fetched")).code == 0
     said = []
     for folder in (place, tmp_path / "fetched", job.run_dir.path):

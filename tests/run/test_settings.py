@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import make_tiny_base
+from transformers import AutoModelForCausalLM
 
 from packtrain.config import CheckpointConfig, EvaluateConfig, ModelConfig, TrainConfig
+from packtrain.model.folder import weights_dtype
 from packtrain.run.settings import (
     base_fingerprint,
     make_schedule,
     pick_dtype,
     pick_micro_batch,
+    standing_bytes,
     use_activation_checkpointing,
 )
 
@@ -98,3 +101,15 @@ class TestBaseFingerprint:
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
         assert base_fingerprint(base) != before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_what_has_to_stand_on_a_device(tmp_path: Path, dtype: str) -> None:
+    folder = make_tiny_base(tmp_path, dtype=dtype, tied=True)
+    assert weights_dtype(folder) == getattr(torch, dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    header = 16_384
+    stored = parameters * getattr(torch, dtype).itemsize
+    assert 0 <= standing_bytes(folder, full=False) - stored < header
+    assert 0 <= standing_bytes(folder, full=True) - 16 * parameters < 8 * header

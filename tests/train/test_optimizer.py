@@ -1,4 +1,4 @@
-"""The learning rate of each step."""
+"""The learning rate of each step, and what decays."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import math
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from packtrain.config import TrainConfig
-from packtrain.train.optimizer import learning_rate, warmup_steps
+from packtrain.train.optimizer import learning_rate, make_optimizer, warmup_steps
 
 
 def rates(steps: int, **settings: Any) -> list[float]:
@@ -42,3 +44,18 @@ def test_warmup_is_a_share_or_a_number_of_steps() -> None:
     assert warmup_steps(0.03, 101) == math.ceil(3.03)
     assert warmup_steps(1, 100) == 1
     assert warmup_steps(0.0, 100) == 0
+
+
+def test_matrices_decay_and_norms_and_biases_do_not() -> None:
+    matrix, norm = nn.Parameter(torch.ones(2, 3)), nn.Parameter(torch.ones(3))
+    optimizer = make_optimizer([norm, matrix], TrainConfig(learning_rate=0.1, weight_decay=0.5))
+    for parameter in (matrix, norm):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert torch.equal(norm, torch.ones(3))
+    torch.testing.assert_close(matrix.detach(), torch.full((2, 3), 0.95))
+
+
+def test_a_group_without_a_parameter_is_left_out() -> None:
+    optimizer = make_optimizer([nn.Parameter(torch.ones(2, 3))], TrainConfig())
+    assert len(optimizer.param_groups) == 1
