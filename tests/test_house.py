@@ -143,10 +143,23 @@ def test_help_imports_nothing_heavy() -> None:
     assert loaded.isdisjoint({*HEAVY, "pydantic", "rich", "yaml"})
 
 
-@pytest.mark.parametrize("verb", ["train", "init", "data", "chat", "fetch", "schema", "version", "doctor"])
+@pytest.mark.parametrize(
+    "verb",
+    [
+        *("train", "init", "data", "chat", "fetch", "schema", "version", "doctor"),
+        *("submit", "status", "logs", "cancel", "delete"),
+    ],
+)
 def test_the_help_of_a_verb_imports_no_torch(verb: str) -> None:
     loaded = loaded_by(f"from packtrain.cli.main import main\nassert main(['{verb}', '--help']) == 0")
     assert loaded.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize("module", ["submit", "status", "logs", "control", "from_cluster"])
+def test_what_only_talks_to_the_cloud_imports_no_torch(module: str) -> None:
+    assert loaded_by(f"import packtrain.kube.{module}").isdisjoint(
+        {"torch", "transformers", "peft", "datasets"}
+    )
 
 
 def test_checking_a_run_file_imports_no_torch() -> None:
