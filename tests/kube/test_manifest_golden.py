@@ -1,4 +1,4 @@
-"""Golden manifests, as files that people read: ``PACKTRAIN_UPDATE=1`` renews them, and a diff shows what changed."""
+"""Golden manifests, as files that people read: ``PACKTRAIN_UPDATE=1`` renews them; a diff shows a change."""
 
 from __future__ import annotations
 

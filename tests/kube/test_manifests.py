@@ -193,11 +193,15 @@ def test_every_object_says_whose_it_is(cluster: Manifest) -> None:
         assert metadata["labels"]["packtrain.dev/run"] == "llama3-8b-dolly"
         assert metadata["labels"]["packtrain.dev/run-id"] == RUN_ID.lower()
     assert workload["metadata"]["name"] == "llama3-8b-dolly"
-    assert workload["metadata"]["annotations"] | {
-        "packtrain.dev/config-hash": launch.config_hash,
-        "packtrain.dev/run-uri": f"gs://my-bucket/packtrain/llama3-8b-dolly/{RUN_ID}",
-        "packtrain.dev/output-uri": "gs://my-bucket/final_model",
-    } == workload["metadata"]["annotations"]
+    assert (
+        workload["metadata"]["annotations"]
+        | {
+            "packtrain.dev/config-hash": launch.config_hash,
+            "packtrain.dev/run-uri": f"gs://my-bucket/packtrain/llama3-8b-dolly/{RUN_ID}",
+            "packtrain.dev/output-uri": "gs://my-bucket/final_model",
+        }
+        == workload["metadata"]["annotations"]
+    )
 
 
 @pytest.mark.parametrize("cluster", CLUSTERS[::37], ids=map(cluster_id, CLUSTERS[::37]))
@@ -337,7 +341,9 @@ def test_a_jobset_tells_preempted_from_broken() -> None:
     # The Job controller's own words: pkg/controller/job/pod_failure_policy.go.
     preempted = "Pod default/a-node-0-1-x has condition DisruptionTarget matching FailJob rule at index 0"
     assert outcome(launch, preempted) == "RestartJobSetAndIgnoreMaxRestarts"
-    ended = "Container trainer for pod default/a-node-0-1-x failed with exit code {} matching FailJob rule at {}"
+    ended = (
+        "Container trainer for pod default/a-node-0-1-x failed with exit code {} matching FailJob rule at {}"
+    )
     assert outcome(launch, ended.format(75, "index 2")) == "RestartJobSetAndIgnoreMaxRestarts"
     for code, kind in BY_EXIT_CODE.items():
         if kind.retry == "no":
@@ -345,7 +351,9 @@ def test_a_jobset_tells_preempted_from_broken() -> None:
     assert outcome(launch, "Job has reached the specified backoff limit", "BackoffLimitExceeded") == (
         "RestartJobSet"
     )
-    assert outcome(launch, "Job was active longer than specified deadline", "DeadlineExceeded") == "FailJobSet"
+    assert (
+        outcome(launch, "Job was active longer than specified deadline", "DeadlineExceeded") == "FailJobSet"
+    )
 
 
 @pytest.mark.parametrize("nodes", [1, 2])

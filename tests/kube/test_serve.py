@@ -18,8 +18,8 @@ from packtrain.plan.machines import machine
 URI = "gs://my-bucket/final_model"
 
 
-def serving_of(name: str = "g2-standard-12", **sections: Any) -> Serving:
-    return Serving(config_of(**sections), "trainer:1", URI, machine(name))
+def serving_of(on: str = "g2-standard-12", **sections: Any) -> Serving:
+    return Serving(config_of(**sections), "trainer:1", URI, machine(on))
 
 
 def pod_of(serving: Serving) -> dict[str, Any]:

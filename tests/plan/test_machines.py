@@ -12,7 +12,14 @@ GPU_MACHINES = (
     *("a3-ultragpu-8g", "a4-highgpu-8g"),
     *("a2-highgpu-1g", "a2-highgpu-2g", "a2-highgpu-4g", "a2-highgpu-8g"),
     *("a2-ultragpu-1g", "a2-ultragpu-2g", "a2-ultragpu-4g", "a2-ultragpu-8g"),
-    *("g2-standard-4", "g2-standard-8", "g2-standard-12", "g2-standard-24", "g2-standard-48", "g2-standard-96"),
+    *(
+        "g2-standard-4",
+        "g2-standard-8",
+        "g2-standard-12",
+        "g2-standard-24",
+        "g2-standard-48",
+        "g2-standard-96",
+    ),
 )
 
 

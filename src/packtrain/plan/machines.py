@@ -77,14 +77,17 @@ class Price:
     source: str
 
 
-def machine(name: str) -> Machine:
-    """The machine type ``name``. Raises :class:`~packtrain.errors.ConfigError` with the nearest name."""
+def machine(name: str, key: str = "cluster.machine") -> Machine:
+    """The machine type ``name``, which ``key`` asks for.
+
+    Raises :class:`~packtrain.errors.ConfigError` with the nearest name.
+    """
     found = machines().get(name)
     if found is None:
         near = difflib.get_close_matches(name, machines(), n=1, cutoff=0.6)
         suggestion = f"; did you mean {near[0]}?" if near else ""
         raise ConfigError(
-            f"cluster.machine: {name} is not a machine type that packtrain knows{suggestion}",
+            f"{key}: {name} is not a machine type that packtrain knows{suggestion}",
             hint=f"known are {', '.join(machines())}",
         )
     return found
