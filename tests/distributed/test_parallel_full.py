@@ -61,7 +61,14 @@ def one_step_of(base: str, mode: Mode, dtype: str = "float32") -> dict[str, Any]
             grad: Any = parameter.grad
             grads[name] = getattr(grad, "full_tensor", lambda grad=grad: grad)().tolist()
         optimizer.step()
-        kept = sum(local(parameter.detach()).numel() for parameter in trainable.parameters())
+
+        def held() -> int:
+            return sum(local(parameter.detach()).numel() for parameter in trainable.parameters())
+
+        with parallel.resharded(loss), torch.no_grad():
+            loss(collate(rows, bins, [0]))
+            evaluating = held()
+        kept = held()
         head, embeddings = model.get_output_embeddings().weight, model.get_input_embeddings().weight
         return {
             "loss": float(world.sum(total)),
@@ -70,6 +77,7 @@ def one_step_of(base: str, mode: Mode, dtype: str = "float32") -> dict[str, Any]
             "weights": {name: tensor.tolist() for name, tensor in trainable.tensors().items()},
             "nothing": trainable.tensors(keep=False),
             "kept": kept,
+            "evaluating": evaluating,
             "tied": head is embeddings,
         }
 
@@ -117,6 +125,8 @@ def test_ranks_take_the_step_of_one(
         assert float(torch.cat([part.flatten() for part in moved]).abs().median()) <= 1e-6
         assert result["weights"] == found[0]["weights"], "every rank gathers the same"
     if mode == "fsdp":
+        # FSDP2 keeps the root's parameters whole after a forward alone: no state to save.
+        assert all(result["evaluating"] > result["kept"] for result in found)
         assert sum(result["kept"] for result in found) == alone["kept"] * size // (per_node or size)
     else:
         assert all(result["kept"] == alone["kept"] for result in found)

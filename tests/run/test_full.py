@@ -20,7 +20,7 @@ KEPT = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_co
 NORM = "model.norm.weight"
 
 
-def full_job(folder: Path, base: Path, **sections: dict[str, Any]) -> Job:
+def full_job(folder: Path, base: Path, **sections: Any) -> Job:
     adapter: dict[str, Any] = {"kind": "none", "rank": 16}
     return make_job(folder, base, adapter=adapter, **sections)
 

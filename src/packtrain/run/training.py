@@ -103,7 +103,8 @@ def check_gates(fit: Fit, result: Score | None) -> None:
         raise GateError(f"evaluate.fail_if: the validation loss {loss:.4f} is above {limits.loss_above}")
     if limits.worse_than_base and loss is not None and base_loss is not None and loss > base_loss:
         raise GateError(
-            f"evaluate.fail_if: the validation loss {loss:.4f} is above the base's, {base_loss:.4f}"
+            f"evaluate.fail_if: the {'model' if fit.config.full else 'adapter'}'s validation loss {loss:.4f} "
+            f"is above the base's {base_loss:.4f}"
         )
     if limits.answers_below is not None and result is not None and result.share_after < limits.answers_below:
         raise GateError(
