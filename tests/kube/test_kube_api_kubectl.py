@@ -23,7 +23,10 @@ PROGRAMS = {
 }
 if not PROGRAMS and (of_path := shutil.which("kubectl")):
     PROGRAMS = {"of PATH": of_path}
-pytestmark = pytest.mark.skipif(not PROGRAMS, reason="kubectl is not installed")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not PROGRAMS, reason="kubectl is not installed"),
+]
 
 
 @pytest.fixture(params=PROGRAMS)

@@ -209,6 +209,49 @@ def test_a_new_run_waits_for_the_old_one(site: Site) -> None:
     assert site.run_id() != old
 
 
+def test_a_job_that_is_being_deleted_is_waited_for(site: Site) -> None:
+    made: list[Object] = []
+
+    def story(cluster: Cluster, job: Object) -> None:
+        made.append(job)
+        if len(made) == 2:
+            train_well(site)(cluster, job)
+
+    site.play(story)
+    run = site.run_file()
+    assert site.packtrain("submit", run, "--detach").code == 0
+    site.api.store.termination = 0.5
+    site.api.delete("Job", "train", policy="Foreground")
+    ended = site.packtrain("submit", run)
+    assert ended.code == 0, ended.err
+    assert "is being deleted: that is waited for" in ended.err
+    assert len(made) == 2
+
+
+def test_a_job_that_has_lost_its_run_file_can_be_taken_away(site: Site) -> None:
+    site.play(lambda cluster, job: None)
+    run = site.run_file()
+    assert site.packtrain("submit", run, "--detach").code == 0
+    (name,) = site.api.names("ConfigMap")
+    site.api.delete("ConfigMap", name)
+    refused = site.packtrain("submit", run)
+    assert refused.code == 73
+    assert "has lost its run file" in refused.err
+    assert site.packtrain("cancel", run).code == 0
+    assert site.packtrain("submit", run, "--detach").code == 0
+
+
+def test_a_job_that_ended_well_without_a_receipt_is_no_success(site: Site) -> None:
+    def story(cluster: Cluster, job: Object) -> None:
+        start(cluster, job).exit(0)
+        cluster.complete(job)
+
+    site.play(story)
+    ended = site.packtrain("submit", site.run_file())
+    assert ended.code == 74
+    assert "its receipt is not in" in ended.err
+
+
 def test_a_place_that_another_runs_adapter_has_is_refused_before_it_costs(site: Site) -> None:
     site.bucket.put("out/receipt.json", receipt("01" + "C" * 24))
     ended = site.packtrain("submit", site.run_file())
@@ -356,6 +399,45 @@ def test_several_nodes_are_a_jobset(site: Site) -> None:
     ended = site.packtrain("submit", site.run_file(cluster__nodes=2))
     assert ended.code == 0, ended.err
     assert "2 × a3-megagpu-8g" in ended.err
+
+
+def test_a_queue_lets_it_in_and_takes_its_place_away(site: Site) -> None:
+    said: list[str] = []
+
+    def heard(text: str) -> None:
+        wait_until(lambda: any(text in line for line in said))
+
+    def suspend(cluster: Cluster, job: Object, value: bool) -> None:
+        api = cluster.api
+        found = api.get("Job", "train")
+        found["spec"]["suspend"] = value
+        api.store.replace(api.resource("Job"), "default", "train", found, "kueue")
+
+    def story(cluster: Cluster, job: Object) -> None:
+        waits = {"type": "QuotaReserved", "status": "False", "message": "insufficient unused quota"}
+        name = cluster.workload(job, [waits])
+        heard("waits in the queue gpus: insufficient unused quota")
+        let_in = [{"type": "QuotaReserved", "status": "True"}]
+        checks = [{"name": "dws", "state": "Pending", "message": "no capacity before noon"}]
+        cluster.api.status("Workload", name, conditions=let_in, admissionChecks=checks)
+        heard("waits for dws: no capacity before noon")
+        cluster.api.status("Workload", name, admissionChecks=[])
+        suspend(cluster, job, False)
+        pod = start(cluster, job)
+        heard("training")
+        suspend(cluster, job, True)  # Kueue preempts by suspending: no DisruptionTarget
+        pod.delete()
+        evicted = {"type": "Evicted", "status": "True", "message": "Preempted by a run of more weight"}
+        cluster.api.status("Workload", name, conditions=[evicted])
+        heard("took its place away: Preempted by a run of more weight")
+        suspend(cluster, job, False)
+        finish(site, cluster, job, start(cluster, job))
+
+    site.play(story)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("packtrain.cli.submit.note", said.append)
+        ended = site.packtrain("submit", site.run_file(cluster__queue="gpus"))
+    assert ended.code == 0, said
 
 
 def test_a_dry_run_asks_nobody(site: Site, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from packtrain.kube.follow import Observation, look
 from packtrain.kube.names import PREFLIGHT, TRAINER, preflight_name, selector
 from packtrain.kube.observe import Say, find_job
 from packtrain.kube.places import run_uri
-from packtrain.kube.whose import known_run, of_job
+from packtrain.kube.whose import check_ours, known_run
 from packtrain.run.mirror import CURRENT, IDENTITY, runs_uri
 from packtrain.storage import open_storage
 
@@ -40,7 +40,7 @@ def cancel(cluster: Cluster, config: RunConfig, say: Say) -> Stopped:
     if job is None:
         say(f"No job of the run {config.name} is in {cluster.name}; nothing is to be stopped.")
         return Stopped(config.name, None, "absent")
-    run_id = of_job(job, config.name, cluster).run_id
+    run_id = check_ours(job, config.name)
     over = look(Observation(job)).over
     if not over:
         say(f"The run {config.name} ({run_id}) is asked to stop; its pods save their state.")
@@ -76,7 +76,7 @@ class Found:
     def left(self, config: RunConfig) -> list[str]:
         """What stays."""
         told = [
-            f"Deployment {name} of packtrain serve (kubectl delete deployment,service {name})"
+            f"Deployment {name} of packtrain serve (packtrain serve RUN --stop removes it)"
             for name in self.serves
         ]
         return [*told, f"the adapter in {config.output.uri}, if it was published"]
@@ -97,7 +97,8 @@ def find(cluster: Cluster, config: RunConfig, *, data: bool) -> Found:
     serves: list[str] = []
     with suppress(AccessError):
         serves = [each["metadata"]["name"] for each in cluster.list(DEPLOYMENT, selector(config.name)).items]
-    running = job is not None and not look(Observation(job)).over
+    ours = job is not None and (job["kind"], config.name) in objects
+    running = ours and not look(Observation(job)).over
     return _with_data(Found(tuple(objects), running, tuple(serves), None), config, data=data)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from packtrain.artifacts.receipt import Receipt
 from packtrain.config import RunConfig, config_hash
-from packtrain.errors import BY_EXIT_CODE, BugError, ConflictError, PacktrainError
+from packtrain.errors import BY_EXIT_CODE, BugError, ConflictError, PacktrainError, StorageError
 from packtrain.gcp.commands import Programs, Runner
 from packtrain.gcp.image import image_reference
 from packtrain.gcp.image.lookup import resolve_digest
@@ -147,6 +147,10 @@ def _found(
     """A job of this name is there: followed where it runs, taken away where it has ended."""
     theirs = of_job(job, config.name, cluster)
     state = look(Observation(job))
+    if state.phase == "stopping":  # cancelled a moment ago
+        world.say(f"The last {job['kind']} {config.name} is being deleted: that is waited for.")
+        remove(cluster, kind_of(job), config.name)
+        return config, known, None
     if options.new and not state.over:
         raise ConflictError(
             f"the {job['kind']} {config.name} of the run {theirs.run_id} is in the cluster and not over",
@@ -209,9 +213,8 @@ def gate(config: RunConfig, say: Say) -> list[Check]:
     return answers
 
 
-def follow(
-    cluster: Cluster, job: Object, config: RunConfig, options: Options, world: World
-) -> Receipt | None:
+def follow(cluster: Cluster, job: Object, config: RunConfig, options: Options, world: World) -> Receipt:
+    """To the end; errors: the run's own failure."""
     watching = Watching(
         cluster,
         config.name,
@@ -226,7 +229,13 @@ def follow(
     failure = failure_of(state)
     if failure is not None:
         raise failure
-    return receipt_of(config, run_id_of(job))
+    receipt = receipt_of(config, run_id_of(job))
+    if receipt is None:
+        raise StorageError(
+            f"the job ended well, but its receipt is not in {config.output.uri}",
+            hint="somebody may have removed it; packtrain logs RUN shows what was printed",
+        )
+    return receipt
 
 
 def failure_of(state: State) -> PacktrainError | None:

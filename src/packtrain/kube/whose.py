@@ -94,17 +94,23 @@ def receipt_of(config: RunConfig, run_id: str | None) -> Receipt | None:
         return None if data is None else Receipt.from_json(data, f"{uri}/{RECEIPT}")
 
 
-def of_job(job: Object, name: str, cluster: Cluster) -> RunIdentity:
-    """The run of a Job or JobSet in the cluster, from its labels and its run file.
-
-    Errors: :class:`ConflictError` for a job that is not packtrain's, or that has lost its run file.
-    """
+def check_ours(job: Object, name: str) -> str:
+    """The id of the run of a Job or JobSet. Errors: :class:`ConflictError` for one that is not packtrain's."""
     labels = job["metadata"].get("labels") or {}
     if labels.get("app.kubernetes.io/managed-by") != MANAGED_BY or labels.get(RUN_LABEL) != name:
         raise ConflictError(
             f"the {job['kind']} {name} in the cluster is not packtrain's",
             hint="give the run another name, or delete that one by hand",
         )
+    return str(labels.get(RUN_ID_LABEL, "")).upper()
+
+
+def of_job(job: Object, name: str, cluster: Cluster) -> RunIdentity:
+    """The run of a Job or JobSet in the cluster, from its labels and its run file.
+
+    Errors: :class:`ConflictError` for a job that is not packtrain's, or that has lost its run file.
+    """
+    run_id = check_ours(job, name)
     settings = _settings(cluster, job)
     if settings is None:
         raise ConflictError(
@@ -112,8 +118,7 @@ def of_job(job: Object, name: str, cluster: Cluster) -> RunIdentity:
             hint="packtrain cancel RUN takes it away; then submit again",
         )
     found = (job["metadata"].get("annotations") or {}).get(CONFIG_HASH, "")
-    created = job["metadata"].get("creationTimestamp", "")
-    return RunIdentity(name, labels.get(RUN_ID_LABEL, "").upper(), found, settings, created)
+    return RunIdentity(name, run_id, found, settings, job["metadata"].get("creationTimestamp", ""))
 
 
 def _settings(cluster: Cluster, job: Object) -> dict[str, Any] | None:
