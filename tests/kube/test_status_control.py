@@ -64,6 +64,18 @@ def test_all_runs(site: Site) -> None:
     assert [each["name"] for each in json.loads(site.packtrain("status", "--json").out)] == ["one", "two"]
 
 
+def test_the_clusters_that_packtrain_was_in_are_found_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.play(at_work)
+    detached(site, site.run_file())
+    folder = site.folder / "cache" / "kubeconfig"
+    folder.mkdir(parents=True)
+    site.api.kubeconfig(folder / "my-project_us-central1_gpu.yaml")
+    monkeypatch.delenv("PACKTRAIN_KUBECONFIG")
+    assert site.packtrain("status").out.rstrip().endswith("  gpu, namespace default")
+
+
 def test_no_run_and_no_cluster(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "No run" in site.packtrain("status").err
     site.api.install(KUEUE)

@@ -95,7 +95,7 @@ def receipt_of(config: RunConfig, run_id: str | None) -> Receipt | None:
 
 
 def check_ours(job: Object, name: str) -> str:
-    """The id of the run of a Job or JobSet. Errors: :class:`ConflictError` for one that is not packtrain's."""
+    """The run's id of a Job or JobSet. Errors: :class:`ConflictError` for one that is not packtrain's."""
     labels = job["metadata"].get("labels") or {}
     if labels.get("app.kubernetes.io/managed-by") != MANAGED_BY or labels.get(RUN_LABEL) != name:
         raise ConflictError(
