@@ -155,7 +155,7 @@ def test_what_a_kubelet_would_wait_for_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="env X: other has no key token"):
         make_process(template, identity(), resources_of(manifests), CHANGES, tmp_path / "b", {})
     env[-1] = {"name": "X", "valueFrom": {"fieldRef": {"fieldPath": "status.phase"}}}
-    with pytest.raises(ConfigError, match="fieldPath status.phase"):
+    with pytest.raises(ConfigError, match=r"fieldPath status\.phase"):
         make_process(template, identity(), resources_of(manifests), CHANGES, tmp_path / "c", {})
     env.pop()
     template["spec"]["volumes"].pop(0)

@@ -275,3 +275,22 @@ def test_it_imports_no_torch() -> None:
     )
     loaded = {name.partition(".")[0] for name in ended.stdout.split()}
     assert loaded.isdisjoint({"torch", "numpy", "pydantic", "yaml", "typer"})
+
+
+def test_a_stop_that_comes_while_it_ends_changes_nothing(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys\n"
+        "from packtrain.run.supervisor import main\n"
+        "code = main(['--', 'train', 'missing.yaml'], last=True)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "sys.exit(code)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=supervised.environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 78, ended.stderr

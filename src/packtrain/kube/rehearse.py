@@ -33,6 +33,8 @@ from packtrain.runfile import dump
 SPOT_GRACE = 15.0
 #: Where a rehearsed preemption comes: some steps after the first checkpoint.
 STRIKE_AFTER = STEPS // 4
+#: So many runs, where one is over before its pod is hit.
+ATTEMPTS = 3
 Say = Callable[[str], None]
 
 #: What no process of this machine shows of a pod; told, for nothing here changes by it.
@@ -163,10 +165,7 @@ def rehearse(
         preempted = None
         if preempt:
             say("once more, with a pod that is taken away")
-            victim = config.cluster.nodes - 1
-            preempted = stage.run("preempted", Preemption(victim, STRIKE_AFTER, SPOT_GRACE))
-            if preempted.story.struck_after is None:
-                raise GateError("the run ended before its pod could be taken away", hint="run it again")
+            preempted = stage.run_preempted(Preemption(config.cluster.nodes - 1, STRIKE_AFTER, SPOT_GRACE))
     return Rehearsal(
         config.name,
         undisturbed.story.kind,
@@ -204,6 +203,15 @@ class _Stage:
     folder: Path
     until: float
     say: Say
+
+    def run_preempted(self, preemption: Preemption) -> Result:
+        """Errors: :class:`GateError` where the run is over before its pod is hit, whenever it is tried."""
+        for attempt in range(1, ATTEMPTS + 1):
+            result = self.run(f"preempted-{attempt}", preemption)
+            if any(each.pod.disrupted and each.pod.exit_code for each in result.story.pods):
+                return result
+            self.say("the run was over before its pod could be taken away")
+        raise GateError("the run ended before its pod could be taken away", hint="run it again")
 
     def run(self, name: str, preemption: Preemption | None) -> Result:
         token = f"hf_{secrets.token_hex(16)}"

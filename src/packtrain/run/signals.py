@@ -17,10 +17,12 @@ STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 class Signals:
     """Installs handlers in the main thread while it is entered; the old ones come back.
 
-    What was ignored stays ignored (``nohup``, background jobs of a shell).
+    What was ignored stays ignored (``nohup``, background jobs of a shell). ``last``: nothing but the
+    process's end comes after it, which further stops must not turn into a death by signal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, last: bool = False) -> None:
+        self._last = last
         self.stop: str | None = None
         """The first signal that asked to stop."""
         self.asked_at = 0.0
@@ -70,7 +72,7 @@ class Signals:
 
     def __exit__(self, *_: object) -> None:
         for number, old in self._old.items():
-            signal.signal(number, old)
+            signal.signal(number, signal.SIG_IGN if self._last and number in STOPS else old)
         signal.set_wakeup_fd(self._old_wake)
         os.close(self.descriptor)
         os.close(self._wake)

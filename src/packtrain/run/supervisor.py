@@ -122,11 +122,12 @@ def train_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, last: bool = False) -> int:
+    """The exit code. ``last``: nothing comes after this but the end of the process."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     own, rest = (given[: given.index("--")], given[given.index("--") + 1 :]) if "--" in given else (given, [])
     # First of all: for PID 1 a signal without a handler does nothing.
-    with Signals() as signals:
+    with Signals(last=last) as signals:
         try:
             parser = _Parser(prog="python -m packtrain.run.supervisor", description=__doc__)
             parser.add_argument("--processes", type=int, default=1, help="ranks on this node")
@@ -169,4 +170,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(last=True))

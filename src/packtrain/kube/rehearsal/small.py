@@ -26,9 +26,9 @@ from packtrain.kube.rehearsal.bucket import NAME
 
 T = TypeVar("T")
 ROWS, VALIDATION_ROWS, LENGTH = 64, 8, 256
-STEPS, SAVE_EVERY = 48, 8
+STEPS, SAVE_EVERY = 40, 8
 #: Tokens in a step: enough that a step takes long enough to be interrupted.
-BATCH = 16 * LENGTH
+BATCH = 4 * LENGTH
 #: The hub and the user's bucket have so many seconds to answer.
 PATIENCE = 30.0
 CONNECT = 5.0
@@ -174,7 +174,7 @@ def _of_the_hub(sources: Sequence[Any]) -> bool:
 
 @contextmanager
 def hub_if_it_answers() -> Iterator[None]:
-    """Without a way to the Hugging Face hub its cache alone is asked (a question takes half a minute else)."""
+    """Without a way to the Hugging Face hub its cache alone is asked (a question takes half a minute)."""
     from huggingface_hub import constants
 
     place = urlsplit(constants.ENDPOINT)
