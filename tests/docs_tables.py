@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from goldens import goldens
+
 from packtrain.errors import ALL
 from packtrain.kube.doctor.rules import ALL as DOCTOR_RULES
+from packtrain.plan.machines import GIB, machines, price_per_hour
 from packtrain.runfile import schema
 from packtrain.runfile.document import dump_yaml
 
@@ -34,7 +37,8 @@ def generated() -> dict[str, str]:
     fail_if, prompt = definitions["FailIf"], definitions["Prompt"]
     tables["evaluate.fail_if"] = _keys(fail_if["properties"], [], "evaluate.fail_if.")
     tables["prompt"] = _keys(prompt["properties"], prompt["required"], "")
-    return tables | {"exit-codes": _exit_codes(), "doctor-rules": _doctor_rules()}
+    tables |= {"exit-codes": _exit_codes(), "doctor-rules": _doctor_rules(), "machines": _machines()}
+    return tables | {"manifest.one-node": f"```yml\n{goldens()['one-node']}```\n"}
 
 
 def _exit_codes() -> str:
@@ -49,6 +53,24 @@ def _doctor_rules() -> str:
     for rule in DOCTOR_RULES:
         fix = rule.fix.replace("|", "\\|").replace("<", "&lt;")
         lines.append(f"| {rule.id} | {rule.severity} | [{rule.title}]({rule.source}) | {fix} |")
+    return "\n".join(lines) + "\n"
+
+
+def _machines() -> str:
+    lines = [
+        "| machine | GPUs | vCPUs | GiB | local SSDs | several nodes | USD/h on demand | USD/h Spot |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    several = {"tcp": "plain network", "tcpxo": "GPUDirect-TCPXO", "tcpx": "no", "rdma": "no"}
+    for each in machines().values():
+        prices = [price_per_hour(each, capacity).usd for capacity in ("on-demand", "spot")]
+        cells = [
+            *(f"`{each.name}`", f"{each.gpus} × {each.gpu_name}", str(each.vcpus), f"{each.memory // GIB:,}"),
+            f"{each.local_ssds}{'' if each.bundled_ssds else ' (chosen)'}",
+            several[each.fabric],
+            *("unknown" if usd is None else f"{usd:,.2f}" for usd in prices),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

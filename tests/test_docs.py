@@ -39,8 +39,6 @@ GUIDE = sorted((ROOT / "docs").glob("*.md"))
 DOCUMENTS = [*READMES, *GUIDE, ROOT / "CONTRIBUTING.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
-#: Keys that a run file may have and that nothing reads yet, as docs/run-file.md says.
-RESERVED = ("cluster",)
 
 
 def read(path: Path) -> str:
@@ -225,14 +223,6 @@ def test_environment_variables_are_explained() -> None:
     sources = "\n".join(read(path) for path in (ROOT / "src").rglob("*.py"))
     used = set(re.findall(r"\b(?:PACKTRAIN_[A-Z]+|STORAGE_EMULATOR_HOST|HF_TOKEN|NO_COLOR)\b", sources))
     assert {name for name in used if name not in text} == set()
-
-
-def test_what_is_said_to_be_reserved_is_read_by_nothing() -> None:
-    sources = [path for path in (ROOT / "src").rglob("*.py") if path.parts[-2] != "runfile"]
-    for key in RESERVED:
-        pattern = re.compile(rf"(?:config|run_file|checkpoint|output)\.{key.rpartition('.')[2]}\b")
-        readers = [path.name for path in sources if pattern.search(read(path)) and path.name != "config.py"]
-        assert readers == [], f"docs/run-file.md calls {key} reserved"
 
 
 @by_name(DOCUMENTS)

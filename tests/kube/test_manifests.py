@@ -37,7 +37,7 @@ def everywhere(test: Callable[[Manifest], None]) -> Callable[[], None]:
                 error.add_note(f"at {cluster_id(cluster)}")
                 raise
 
-    del for_each.__wrapped__  # type: ignore[attr-defined]  (pytest would look for a fixture)
+    del for_each.__wrapped__  # pytest would look for a fixture
     return for_each
 
 
