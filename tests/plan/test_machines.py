@@ -70,7 +70,7 @@ def test_a_family_grows_and_costs_in_proportion(family: str, sizes: tuple[int, .
 
 @pytest.mark.parametrize("name", machines())
 def test_a_price_has_its_date_and_its_source(name: str) -> None:
-    demand, spot = (price_per_hour(machine(name), capacity) for capacity in ("on-demand", "spot"))  # type: ignore[arg-type]
+    demand, spot = (price_per_hour(machine(name), capacity) for capacity in ("on-demand", "spot"))
     assert demand.source.startswith("https://")
     assert demand.region == "us-central1"
     assert re.match(r"20\d\d", demand.date)
