@@ -231,4 +231,4 @@ def test_what_still_runs_and_what_it_costs() -> None:
     assert "1 × unheard-of (on-demand)" in told
     assert "(node pool gpu)" in told
     assert sentence([], "x") == "No GPU node runs in x any more."
-    assert "no right" in sentence(None, "x")
+    assert "cannot be seen" in sentence(None, "x")

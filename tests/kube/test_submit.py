@@ -241,6 +241,14 @@ def test_a_job_that_has_lost_its_run_file_can_be_taken_away(site: Site) -> None:
     assert site.packtrain("submit", run, "--detach").code == 0
 
 
+def test_nodes_that_cannot_be_listed_are_no_failure(site: Site) -> None:
+    site.play(train_well(site))
+    site.api.faults.add("GET", "/nodes", Fault(403), times=None)
+    ended = site.packtrain("submit", site.run_file())
+    assert ended.code == 0, ended.err
+    assert "cannot be seen" in ended.err
+
+
 def test_a_job_that_ended_well_without_a_receipt_is_no_success(site: Site) -> None:
     def story(cluster: Cluster, job: Object) -> None:
         start(cluster, job).exit(0)

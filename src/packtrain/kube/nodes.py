@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from packtrain.errors import AccessError
+from packtrain.errors import PacktrainError
 from packtrain.kube.api import NODE, Cluster
 from packtrain.kube.pod import ACCELERATOR, FLEX_START, INSTANCE_TYPE, NODE_POOL, QUEUED, SPOT
 from packtrain.plan.machines import Capacity, machines, price_per_hour
@@ -26,10 +26,10 @@ class NodeUse:
 
 
 def gpu_nodes(cluster: Cluster) -> list[NodeUse] | None:
-    """None without the right to list nodes."""
+    """None where they cannot be listed: that is no reason for a run, which is over, to fail."""
     try:
         return used(cluster.list(NODE, ACCELERATOR).items)
-    except AccessError:
+    except PacktrainError:
         return None
 
 
@@ -45,7 +45,7 @@ def used(nodes: Iterable[dict[str, Any]]) -> list[NodeUse]:
 def sentence(found: list[NodeUse] | None, cluster: str) -> str:
     """For the end of a run."""
     if found is None:
-        return f"Which GPU nodes still run in {cluster} cannot be seen: no right to list nodes."
+        return f"Which GPU nodes still run in {cluster} cannot be seen (kubectl get nodes)."
     if not found:
         return f"No GPU node runs in {cluster} any more."
     kinds = [f"{use.count} × {use.machine} ({use.capacity}{_price(use)})" for use in found]
