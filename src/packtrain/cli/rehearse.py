@@ -69,7 +69,8 @@ def rehearse(
 
 def _print(rehearsal: Rehearsal) -> None:
     nodes = f"{rehearsal.nodes} × {rehearsal.machine}" if rehearsal.nodes > 1 else rehearsal.machine
-    typer.echo(f"{rehearsal.name}: a {rehearsal.kind} for {nodes}, with {rehearsal.ranks} ranks in a pod")
+    ranks = "1 rank" if rehearsal.ranks == 1 else f"{rehearsal.ranks} ranks"
+    typer.echo(f"{rehearsal.name}: a {rehearsal.kind} for {nodes}, {ranks} in a pod")
     rows = [("run", "pod", "exit code", "what Kubernetes does")]
     for name, result in (("undisturbed", rehearsal.undisturbed), ("preempted", rehearsal.preempted)):
         if result is not None:

@@ -1,7 +1,7 @@
 """What Kubernetes' controllers make of a pod that failed: the manifest's own policies, as pure functions.
 
-Sources: pkg/controller/job (pod failure policy, its messages and its order) of Kubernetes 1.33, and
-pkg/controllers/failure_policy.go of JobSet 0.10.
+Sources: pkg/controller/job/pod_failure_policy.go of Kubernetes, with its messages and its order, and
+pkg/controllers/failure_policy.go of JobSet; the rules' message patterns are of JobSet 0.10.
 """
 
 from __future__ import annotations
