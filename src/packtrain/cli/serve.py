@@ -34,7 +34,7 @@ def serve(
 ) -> None:
     """Serve a run's published adapter with vLLM, in the run's cluster.
 
-    It costs money until --stop removes it. Pods of the cluster reach it, and whoever may forward a port to it.
+    It costs money until --stop removes it. Pods of the cluster reach it, and who may forward a port to it.
     """
     from packtrain.gcp.image import image_reference
     from packtrain.kube.serve import render_serve

@@ -1,4 +1,4 @@
-"""The pinned versions of what is not ours (``pins.toml``): images, JobSet, Kueue."""
+"""The pinned versions of what is not ours (``pins.toml``)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,6 @@ class Tcpxo:
     """References with tags: the newest pair."""
     pairs: tuple[tuple[str, str], ...]
     """Tags of plugin and daemon that were released together, the newest first."""
-    installer: str
-    """The DaemonSet that installs the plugin."""
-
-
-@dataclass(frozen=True)
-class Release:
-    """A controller that the cluster has to have."""
-
-    version: str
-    minimum: str
-    manifest: str
-    """What ``kubectl apply --server-side -f`` installs."""
 
 
 def tcpxo() -> Tcpxo:
@@ -40,25 +28,11 @@ def tcpxo() -> Tcpxo:
         plugin=f"{pins['plugin']}:{plugin}",
         daemon=f"{pins['daemon']}:{daemon}",
         pairs=pairs,
-        installer=pins["installer"],
     )
-
-
-def jobset() -> Release:
-    return _release("jobset")
-
-
-def kueue() -> Release:
-    return _release("kueue")
 
 
 def vllm_image() -> str:
     return str(_pins()["vllm"]["image"])
-
-
-def _release(name: str) -> Release:
-    pins = _pins()[name]
-    return Release(version=pins["version"], minimum=pins["minimum"], manifest=pins["manifest"])
 
 
 @functools.cache
