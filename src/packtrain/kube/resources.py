@@ -12,6 +12,7 @@ SYSTEM_MEMORY = 2 * GIB
 #: Fits a node's usual boot disk of 100 GB, of which GKE leaves 45 GiB to pods.
 SMALL_DISK = 40 * GIB
 
+# As GKE is known to reserve, not compared with its page yet; SYSTEM_MEMORY is slack beside it.
 # https://cloud.google.com/kubernetes-engine/docs/concepts/plan-node-sizes#memory_and_cpu_reservations
 _RESERVED = ((4 * GIB, 0.25), (8 * GIB, 0.2), (16 * GIB, 0.1), (128 * GIB, 0.06), (None, 0.02))
 _EVICTION = 100 * MIB
