@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test test-long lint format wheel clean
+.PHONY: help venv demo test test-long lint format lock wheel clean
 
 help:
 	@echo "make demo       train the quickstart's adapter and compare the answers before and after"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-long  the long ones too"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     format the code"
+	@echo "make lock       renew the lock file of the container image"
 	@echo "make wheel      a wheel in dist/"
 	@echo "make clean      remove what make has made"
 
@@ -52,6 +53,9 @@ lint: $(STAMP)
 format: $(STAMP)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+lock: $(STAMP)
+	@$(BIN)/python tests/image_lock.py
 
 wheel: $(STAMP)
 	@$(BIN)/python -m build --wheel

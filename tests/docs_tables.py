@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from goldens import goldens
+from setup_tables import setup_tables
 
 from packtrain.errors import ALL
 from packtrain.kube.doctor.rules import ALL as DOCTOR_RULES
@@ -38,6 +39,7 @@ def generated() -> dict[str, str]:
     tables["evaluate.fail_if"] = _keys(fail_if["properties"], [], "evaluate.fail_if.")
     tables["prompt"] = _keys(prompt["properties"], prompt["required"], "")
     tables |= {"exit-codes": _exit_codes(), "doctor-rules": _doctor_rules(), "machines": _machines()}
+    tables |= setup_tables()
     return tables | {"manifest.one-node": f"```yml\n{goldens()['one-node']}```\n"}
 
 

@@ -48,7 +48,8 @@ class Tuned:
 
     def logits(self) -> torch.Tensor:
         with torch.inference_mode():
-            return self.model(input_ids=SAMPLE[None]).logits[0].clone()
+            logits: torch.Tensor = self.model(input_ids=SAMPLE[None]).logits[0].clone()
+        return logits
 
     def check(self, folder: Path, logits: torch.Tensor | None = None, **changes: Any) -> float:
         arguments: dict[str, Any] = {"model": self.model, "base_folder": self.base, "sample_ids": SAMPLE}

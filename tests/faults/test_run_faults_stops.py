@@ -96,6 +96,23 @@ def test_a_stop_at_any_time_in_the_imports(job: Job, number: signal.Signals, del
         stop(process, number)
 
 
+@pytest.mark.parametrize("processes", ["1", "2"])
+def test_a_sigterm_before_the_run_listens(job: Job, processes: str) -> None:
+    """As soon as the command line is read: 75, too."""
+    command = (
+        "import packtrain.cli.main as m\nm.main = lambda: print('ready', flush=True) or input()\nm.entry()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", command, *job.arguments("--processes", processes)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+        process.terminate()
+        assert process.wait(60) == 75
+
+
 @pytest.mark.parametrize("number", STOPS)
 def test_a_stop_in_training(job: Job, undisturbed: Job, number: signal.Signals) -> None:
     with job.process() as process:

@@ -77,7 +77,7 @@ def test_quota_is_asked_by_the_metric_of_machine_and_capacity(
 
 
 def test_a_reservation_has_its_quota() -> None:
-    run = {"capacity": "reservation", "reservation": "r"}
+    run: dict[str, Any] = {"capacity": "reservation", "reservation": "r"}
     assert findings(FakePrograms(state={"regions us-central1": {}}), **run)["quota"].verdict == "ok"
 
 

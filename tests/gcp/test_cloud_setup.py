@@ -129,7 +129,11 @@ class Cut(BaseException):
 
 @pytest.mark.parametrize("before", [True, False], ids=["before the command", "after it, before its answer"])
 @pytest.mark.parametrize(
-    ("options", "cluster"), [(EVERYTHING, {}), (CLASSICAL, TWO_NODES)], ids=["direct", "classical, two nodes"]
+    ("options", "cluster"),
+    [
+        pytest.param(EVERYTHING, {}, id="direct"),
+        pytest.param(CLASSICAL, TWO_NODES, id="classical, two nodes", marks=pytest.mark.slow),
+    ],
 )
 def test_a_setup_that_is_killed_at_any_command_ends_complete_when_run_again(
     tmp_path: Path, options: Options, cluster: dict[str, Any], before: bool
@@ -168,8 +172,12 @@ def test_a_setup_that_is_refused_at_any_command_stops_there_and_goes_on_later(tm
     laptop(tmp_path / "whole", whole).run()
     for at, refused in enumerate(whole.changes):
         cloud = FakePrograms()
-        cloud.fails = lambda command, refused=refused: DENIED if command == refused else None
         setup = laptop(tmp_path / str(at), cloud)
+
+        def deny(command: Command, refused: Command = refused) -> Finished | None:
+            return DENIED if command == refused else None
+
+        cloud.fails = deny
         with pytest.raises(AccessError):
             setup.run()
         assert cloud.changes[-1] == refused, "nothing after the failure"
@@ -265,7 +273,7 @@ def set_value(cloud: FakePrograms, key: str, value: Any, *path: str) -> None:
     at[path[-1]] = value
 
 
-BLOCKED = {
+BLOCKED: dict[str, tuple[tuple[Any, ...], str]] = {
     "a bucket without uniform access": (
         ("buckets gs://my-bucket", False, "uniform_bucket_level_access"),
         "no uniform bucket-level access",

@@ -28,6 +28,7 @@ from packtrain.gcp.commands import Command, Finished
 from packtrain.gcp.image import cloud, content
 from packtrain.gcp.image.content import WHEEL, context
 from packtrain.gcp.image.recipe import Recipe, recipe
+from packtrain.storage.retry import RetryPolicy
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "examples" / "gke-llama3-dolly"
@@ -277,7 +278,7 @@ DOWN = Finished(1, stderr="ERROR: (gcloud.builds.describe) HTTPError 503: backen
 
 
 def test_looks_that_fail_for_a_while_lose_no_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(cloud, "PATIENCE", cloud.RetryPolicy(attempts=3, sleep=lambda seconds: None))
+    monkeypatch.setattr(cloud, "PATIENCE", RetryPolicy(attempts=3, sleep=lambda seconds: None))
     gcloud = Answers([look("WORKING"), DOWN, DOWN, look("WORKING"), DOWN, DOWN, look("SUCCESS")])
     heard: list[str] = []
     digest, build_id = cloud.build(made(), tmp_path, DIGEST, gcloud, heard.append, sleep=lambda seconds: None)

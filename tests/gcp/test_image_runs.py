@@ -57,7 +57,8 @@ def built(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
         files = {**plan.context.files, LOCK: lock.encode()}
         plan = dataclasses.replace(plan, context=Context(files, plan.context.content))
         plan.context.write(folder / "context")
-        runner, heard = Programs(environment=store.environment), []
+        runner = Programs(environment=store.environment)
+        heard: list[str] = []
         digest = local.base_digest("buildah", plan.base, runner)
         local.build("buildah", plan, folder / "context", digest, runner, heard.append)
     shutil.rmtree(folder / "wheels")

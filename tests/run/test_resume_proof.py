@@ -188,9 +188,9 @@ class TestWhole:
 
     @pytest.mark.timeout(900)
     def test_the_command(self, job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(
-            resume_proof.prove, "__kwdefaults__", resume_proof.prove.__kwdefaults__ | {"stops": SOME}
-        )
+        defaults = resume_proof.prove.__kwdefaults__
+        assert defaults is not None
+        monkeypatch.setattr(resume_proof.prove, "__kwdefaults__", defaults | {"stops": SOME})
         ended = packtrain("verify-resume", str(job.run_file), "-s", "train.max_steps=5")
         assert ended.code == 0, ended.err
         head, first, second, last = ended.out.splitlines()

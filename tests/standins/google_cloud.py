@@ -95,7 +95,10 @@ class GoogleCloud:
 
     def changes(self) -> list[str]:
         """The requests that changed something."""
-        return [each for each in self.requests if not each.startswith("GET ") and "getIamPolicy" not in each]
+        questions = ("getIamPolicy", "testIamPermissions")
+        return [
+            each for each in self.requests if not each.startswith("GET ") and not each.endswith(questions)
+        ]
 
     def environment(self, home: Path) -> dict[str, str]:
         """For gcloud: all its APIs here, nothing of the user's configuration."""

@@ -54,7 +54,7 @@ def _pools(cloud: GoogleCloud, method: str, cluster: str, name: str, body: Json)
         return _done(operation, target)
     if not name:
         return {"nodePools": pools}
-    found = next((pool for pool in pools if pool["name"] == name), None)
+    found: Json | None = next((pool for pool in pools if pool["name"] == name), None)
     if found is None:
         raise Answer(404, f"Not found: {cluster}/nodePools/{name}.", "NOT_FOUND")
     if method == "DELETE":

@@ -32,6 +32,7 @@ Zone = Annotated[
 ]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the commands, ready to copy, and end.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def setup(
@@ -49,6 +50,7 @@ def setup(
     ] = "5m",
     dry_run: DryRun = False,
     yes: Yes = False,
+    json: Json = False,
 ) -> None:
     """Bring a project from nothing to ready for a run file, step by step.
 
@@ -57,7 +59,7 @@ def setup(
     from packtrain.gcp.carry_out import Patience, carry_out, obstacle, plan
     from packtrain.gcp.session import find_token
     from packtrain.gcp.setup import Options, steps
-    from packtrain.gcp.shown import plan_rows, setup_script, table
+    from packtrain.gcp.shown import commands_json, plan_rows, rows_json, setup_script, table
 
     patience = Patience(_seconds(wait))
     token = None if dry_run else find_token(sys.stdin if token_stdin else None)
@@ -71,16 +73,19 @@ def setup(
         renew_token=token_stdin,
     )
     if dry_run:
-        wanted = steps(session.site, options)
         left_out = {"cluster": create_cluster, "pool": create_pool}
-        typer.echo(setup_script(session.site, [each for each in wanted if left_out.get(each.key, True)]))
+        wanted = [each for each in steps(session.site, options) if left_out.get(each.key, True)]
+        if json:
+            print_json({"commands": commands_json([(each.title, each.make) for each in wanted])})
+        else:
+            typer.echo(setup_script(session.site, wanted))
         return
     session.begin()
     report = _Report()
     planned = plan(steps(session.site, options), session.runner, session.journal, report)
     report.looked()
     for line in table(plan_rows(planned)):
-        typer.echo(line)
+        typer.echo(line, err=json)
     stop = obstacle(planned)
     if stop is not None:
         raise stop
@@ -88,7 +93,10 @@ def setup(
     if making:
         _confirm(f"Make {len(making)} of these in project {session.site.project}?", yes)
         planned = carry_out(planned, session.runner, session.journal, report, patience)
-    _print_end([(each.step, each.seen) for each in planned], run)
+    if json:
+        print_json({"steps": rows_json(plan_rows(planned))})
+    else:
+        _print_end([(each.step, each.seen) for each in planned], run)
 
 
 def check(
@@ -99,7 +107,7 @@ def check(
     from_cluster: Annotated[
         bool, typer.Option("--from-cluster", help="Ask from a pod, too, what it may use.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Look, and change nothing: rights, what setup makes, quota, zones, versions.
 
@@ -142,11 +150,12 @@ def destroy(
     ] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
+    json: Json = False,
 ) -> None:
     """Remove what setup made, by its labels; list what stays and why."""
     from packtrain.gcp.destroy import refuse_while_running, take_back, undo_plan, undo_steps
     from packtrain.gcp.setup import Options
-    from packtrain.gcp.shown import table, undo_rows, undo_script
+    from packtrain.gcp.shown import commands_json, rows_json, table, undo_rows, undo_script
 
     session = _session(run, set_, None)
     session.begin()
@@ -154,19 +163,23 @@ def destroy(
     options = Options(delete_data=delete_data)
     planned = undo_plan(undo_steps(session.site, options), session.runner, session.journal, report)
     report.looked()
+    removing = [each for each in planned if each.undo.action == "remove"]
+    if dry_run and json:
+        print_json({"commands": commands_json([(each.step.title, each.undo.commands) for each in removing])})
+        return
     if dry_run:
         typer.echo(undo_script(session.site, planned))
         return
     for line in table(undo_rows(planned)):
-        typer.echo(line)
-    count = sum(each.undo.action == "remove" for each in planned)
-    if not count:
-        typer.echo("Nothing of packtrain's is there.")
-        return
-    refuse_while_running(session.site, session.runner)
-    _confirm(f"Remove {count} of these from project {session.site.project}, for good?", yes)
-    take_back(planned, session.site, session.runner, session.journal, report)
-    typer.echo(f"Removed {count}.")
+        typer.echo(line, err=json)
+    if removing:
+        refuse_while_running(session.site, session.runner)
+        _confirm(f"Remove {len(removing)} of these from project {session.site.project}, for good?", yes)
+        take_back(planned, session.site, session.runner, session.journal, report)
+    if json:
+        print_json({"steps": rows_json(undo_rows(planned))})
+    else:
+        typer.echo(f"Removed {len(removing)}." if removing else "Nothing of packtrain's is there.")
 
 
 def _session(run: Path, overrides: list[str] | None, token: str | None) -> Session:
@@ -193,7 +206,7 @@ def _confirm(question: str, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise UsageError("nobody can be asked here", hint="--yes goes on without asking")
-    typer.confirm(question, abort=True)
+    typer.confirm(question, abort=True, err=True)
 
 
 def _print_end(ended: list[tuple[Step, Seen]], run: Path) -> None:

@@ -15,12 +15,14 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from packtrain import __version__
 from packtrain.cli.outcome import INTERRUPTED, fail
+from packtrain.errors import PreemptedError
 
 #: Verb -> its line in ``packtrain --help``. The function of that name (``-`` is ``_``) is in
 #: ``packtrain.cli.<verb>``; of two words, the first is a group of verbs and the module.
@@ -55,12 +57,29 @@ GROUPS: dict[str, str] = {
 
 def entry() -> None:
     """The process: :func:`main` on its command line, and its end."""
-    code = INTERRUPTED
-    try:
+    code, ending, here = INTERRUPTED, False, sys._getframe()
+
+    def interrupt(_number: int, frame: FrameType | None) -> None:
+        if ending or frame is here:  # nobody is left to catch it: there would be a trace
+            os._exit(code)
+        raise KeyboardInterrupt
+
+    def dropped(ignored: sys.UnraisableHookArgs) -> None:
+        if ignored.exc_type is KeyboardInterrupt:  # in a callback that nothing can be raised from
+            os._exit(code)
+        sys.__unraisablehook__(ignored)
+
+    sys.unraisablehook = dropped
+    if signal.getsignal(signal.SIGINT) == signal.default_int_handler:  # not ignored, as under nohup
+        signal.signal(signal.SIGINT, interrupt)
+    if sys.argv[1:2] == ["train"] and "RANK" not in os.environ:
+        # Until the run itself listens, and once it does no more.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(PreemptedError.exit_code))
+    try:  # noqa: SIM105  (contextlib's suppress has a frame of its own)
         code = main()
-        _nothing_to_interrupt(code)
-    except KeyboardInterrupt:  # one more, while the first was being told of
-        _nothing_to_interrupt(code)
+    except KeyboardInterrupt:
+        pass  # one more, while the first was being told of
+    ending = True
     alone = all(thread is threading.main_thread() for thread in threading.enumerate())
     if alone and code != INTERRUPTED:
         sys.exit(code)
@@ -70,12 +89,6 @@ def entry() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(code)
-
-
-def _nothing_to_interrupt(code: int) -> None:
-    """From now on Ctrl-C just ends the process: the interpreter, on its way out, would show a trace."""
-    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as under nohup
-        signal.signal(signal.SIGINT, lambda *_: os._exit(code))
 
 
 def main(args: Sequence[str] | None = None) -> int:

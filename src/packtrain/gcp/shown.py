@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from typing import Any
 
 from packtrain.gcp.carry_out import Planned
 from packtrain.gcp.check import Finding
-from packtrain.gcp.commands import script
+from packtrain.gcp.commands import Command, script
 from packtrain.gcp.destroy import Undoing
 from packtrain.gcp.inside import TOKEN
 from packtrain.gcp.site import PROJECT_NUMBER, Site
@@ -36,6 +37,20 @@ def undo_rows(planned: Sequence[Undoing]) -> list[Row]:
 
 def finding_rows(findings: Sequence[Finding]) -> list[Row]:
     return [(each.verdict, each.title, each.sentence, each.hint) for each in findings]
+
+
+def rows_json(rows: Sequence[Row]) -> list[dict[str, str | None]]:
+    """The same for programs."""
+    return [dict(zip(("state", "title", "sentence", "hint"), row, strict=True)) for row in rows]
+
+
+def commands_json(steps: Sequence[tuple[str, Sequence[Command]]]) -> list[dict[str, Any]]:
+    """Commands by the title of their step; ``$NAME`` in them is for whoever runs them to fill in."""
+    return [
+        {"step": title, "argv": list(command.argv), "stdin": command.stdin, "values": list(command.values)}
+        for title, commands in steps
+        for command in commands
+    ]
 
 
 def table(rows: Sequence[Row]) -> list[str]:

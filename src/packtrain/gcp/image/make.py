@@ -74,7 +74,7 @@ def _record(recipe: Recipe, digest: str, base_digest: str | None, build_id: str 
 
 
 def shown(recipe: Recipe, runner: Programs, *, local: bool, folder: Path | None = None) -> str:
-    """The commands that :func:`make` runs, for a person; of ``runner`` only the engine is asked whether it is there.
+    """The commands that :func:`make` runs, for a person; ``runner`` only tells which engine is there.
 
     ``$BASE_DIGEST`` stands for what the base's registry answers, ``$CONTEXT`` for the build context.
     """
