@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,44 @@ def test_ranks_take_the_step_of_one(
         assert sum(result["kept"] for result in found) == alone["kept"] * size // (per_node or size)
     else:
         assert all(result["kept"] == alone["kept"] for result in found)
+
+
+def lose_a_peer(base: str) -> bool:
+    """Rank 1 is killed; rank 0 hears of it in the middle of a forward, from FSDP2's own collective."""
+    with joined() as world, world.computing():
+        full = {"name": "a", "model": {"source": base}, "data": {"train": "x"}, "adapter": {"kind": "none"}}
+        rows = random_rows([30, 20])
+        _, _, loss = spread_model(
+            BaseFiles(Path(base), base, None, base),
+            RunConfig.model_validate(full),
+            world,
+            "fsdp",
+            dtype=torch.float32,
+            activation_checkpointing=False,
+            rows=rows,
+        )
+        world.barrier()
+        if world.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        loss(collate(rows, [torch.tensor([0]).numpy()], [0]))
+        return True
+
+
+def test_a_peer_lost_in_a_forward_is_named(base: Path) -> None:
+    main, lost = run_ranks(lose_a_peer, 2, str(base))
+    assert lost.code == -signal.SIGKILL
+    assert main.code == 69, main.stderr
+    assert "UnavailableError: rank 0 lost rank 1 while computing" in main.stderr
+
+
+def mistake() -> bool:
+    with joined() as world, world.computing():
+        raise RuntimeError("a shape does not fit")
+
+
+def test_another_error_stays_what_it_is() -> None:
+    for rank in run_ranks(mistake, 2):
+        assert "RuntimeError: a shape does not fit" in rank.stderr and "lost" not in rank.stderr
 
 
 def test_masters_in_fp32_are_computed_in_bfloat16(base: Path, alone: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ VERBS = {
     "cancel": "Stop a run in a cluster, with its state saved.",
     "delete": "Take a run's objects out of a cluster.",
     "serve": "Serve a published adapter with vLLM in a cluster.",
-    "doctor": "Find in manifests, node pools and policies what goes wrong for others.",
+    "doctor": "Find what is wrong in manifests, node pools and policies.",
     "schema": "Print the JSON Schema of a run file.",
     "version": "Print the version, and with -v what a bug report needs.",
 }

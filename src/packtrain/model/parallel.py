@@ -39,6 +39,8 @@ ROLL_CALL = 3.0
 #: Share of a device's memory that the base, or all of a full fine-tuning, may take and still stand on
 #: every device.
 WHOLE_SHARE = 0.5
+#: What an error of the transport names.
+_TRANSPORTS = ("gloo", "NCCL")
 #: Bytes of gradients that are summed in one message.
 MESSAGE = 256 << 20
 
@@ -176,10 +178,24 @@ class World:
         try:
             yield
         except RuntimeError as error:
-            raise UnavailableError(
-                f"rank {self.rank} lost {self.missing()} while {doing}: {str(error).splitlines()[0][:200]}",
-                hint="the same command goes on from the last checkpoint",
-            ) from error
+            raise self._lost(doing, error) from error
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """The same around work in which FSDP2 talks to the peers by itself; other errors stay what they are."""
+        try:
+            yield
+        except RuntimeError as error:
+            told = isinstance(error, dist.DistError) or any(name in str(error) for name in _TRANSPORTS)
+            if self.size == 1 or not told:
+                raise
+            raise self._lost("computing", error) from error
+
+    def _lost(self, doing: str, error: RuntimeError) -> UnavailableError:
+        return UnavailableError(
+            f"rank {self.rank} lost {self.missing()} while {doing}: {str(error).splitlines()[0][:200]}",
+            hint="the same command goes on from the last checkpoint",
+        )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from packtrain.evaluate.answers import Answer, Score, answers, score
 from packtrain.model.attention import plain_attention
 from packtrain.model.folder import weights_dtype
 from packtrain.model.full import FullModel
-from packtrain.model.parallel import local
+from packtrain.model.parallel import World, local
 from packtrain.run.finish import base_alone, save_result, whole_again
 from packtrain.run.fit import Fit, set_up
 from packtrain.run.pod import image
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 def make_adapter(session: Session) -> Receipt | None:
     """Train, evaluate, write and check an adapter or a model; its receipt, which the main rank alone gets."""
+    with (session.world or World()).computing():
+        return _make(session)
+
+
+def _make(session: Session) -> Receipt | None:
     fit = set_up(session)
     try:
         session.emit(
