@@ -182,7 +182,7 @@ class World:
 
     @contextmanager
     def computing(self) -> Iterator[None]:
-        """The same around work in which FSDP2 talks to the peers by itself; other errors stay what they are."""
+        """The same around work in which FSDP2 talks to the peers by itself; other errors stay as they are."""
         try:
             yield
         except RuntimeError as error:
