@@ -84,6 +84,8 @@ def places(tmp_path: Path) -> Path:
         folder.chmod(0o755)
     make_tiny_base(tmp_path / "config" / "base")
     make_job(tmp_path / "config", Path("/etc/packtrain/base"))
+    for path in (tmp_path / "config").rglob("*"):  # safetensors writes files for their owner alone
+        path.chmod(0o755 if path.is_dir() else 0o644)
     (tmp_path / "work").mkdir()
     shutil.chown(tmp_path / "work", 1000, 1000)
     return tmp_path
