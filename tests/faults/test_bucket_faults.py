@@ -381,6 +381,7 @@ class TestTwoWriters:
 
 SAVE = """
 import sys
+import time
 from pathlib import Path
 from checkpoints import connect, make_store, snapshot
 from packtrain.run.event_mirror import EventMirror
@@ -392,7 +393,8 @@ events = EventWriter(folder / "events.jsonl", 1)
 mirror = EventMirror(folder / "events.jsonl", remote, every=0.01)
 store = make_store(folder, remote=remote, sync_events=events.sync, mirror_events=mirror.push)
 print("ready", flush=True)
-for step in range(1, 100_000):
+for step in range(1, 1_000_000):
+    time.sleep(0.001)  # it must not come to its end first
     events.write("step", step, loss=1.0)
     if store.ready:
         store.save(snapshot(step, 4096), wait=False)

@@ -6,11 +6,13 @@ finds a process is not, so that every run of these tests tries something new aro
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import shutil
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +63,8 @@ class Killed:
 
     job: Job
     environment: Mapping[str, str]
+    published: Callable[[str], bytes]
+    """The content of a file where the adapter goes: one that is finished is not brought back from there."""
 
     def started(self) -> AbstractContextManager[Watched]:
         command = [*self.job.arguments("--processes", "2")]
@@ -77,16 +81,21 @@ class Killed:
         story = history(self.job.run_dir.events_file)
         steps = [event.step for event in story if event.kind == "step"]
         assert steps == list(range(1, len(steps) + 1))
-        kept = self.job.receipt()["metrics"]
+        kept = json.loads(self.published("receipt.json"))["metrics"]
         return Ending(
-            self.job.weights(),
+            hashlib.sha256(self.published("adapter_model.safetensors")).hexdigest(),
             self.job.losses(),
             [(event.step, event.fields["loss"]) for event in story if event.kind == "eval"],
             [kept["base_loss"], kept["loss"], kept["train_loss"]],
         )
 
 
-def make_killed(folder: Path, base: Path, uri: str) -> Killed:
+def in_bucket(folder: Path, base: Path, server: BucketServer) -> Killed:
+    place = "final_model"
+    return make_killed(folder, base, server.uri(place), lambda name: server.data(f"{place}/{name}"))
+
+
+def make_killed(folder: Path, base: Path, uri: str, published: Callable[[str], bytes]) -> Killed:
     """24 steps of four turns, three an epoch; dropout, evaluations, checkpoints and prompts."""
     job = make_job(
         folder,
@@ -99,14 +108,15 @@ def make_killed(folder: Path, base: Path, uri: str) -> Killed:
         output={"uri": uri},
     )
     write_rows(folder / "held-out.jsonl", facts(30, first=100))
-    return Killed(job, clean_environment() | {"OMP_NUM_THREADS": "1"})
+    return Killed(job, clean_environment() | {"OMP_NUM_THREADS": "1"}, published)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, base: Path) -> Ending:
     """Undisturbed, and with its output in a folder: a bucket changes nothing."""
     folder = tmp_path_factory.mktemp("whole")
-    undisturbed = make_killed(folder, base, str(folder / "out"))
+    out = folder / "out"
+    undisturbed = make_killed(folder, base, str(out), lambda name: (out / name).read_bytes())
     undisturbed.ends_well()
     ending = undisturbed.ending()
     assert len(ending.losses) == 24
@@ -137,7 +147,7 @@ def test_cut_off_in(
     chance = random.Random(f"{SEED} {phase}")
     sent = (signal.SIGTERM, signal.SIGKILL)[PHASES.index(phase) % 2]
     target: Target = "leader" if sent == signal.SIGTERM else chance.choice(("rank", "everything"))
-    killed = make_killed(tmp_path / "job", base, bucket_server.uri("final_model"))
+    killed = in_bucket(tmp_path / "job", base, bucket_server)
     when = moments(middle=4, evaluation=EVALUATE_EVERY, step_seconds=chance.uniform(0.0, 0.2))
     with killed.started() as run:
         struck = strike(run, when[phase], sent, target, time.monotonic() + PATIENCE)
@@ -147,7 +157,7 @@ def test_cut_off_in(
         shutil.rmtree(killed.job.run_dir.path)
     killed.ends_well()
     assert killed.ending() == whole
-    assert bucket_server.data("final_model/receipt.json") == killed.job.run_dir.receipt_file.read_bytes()
+    assert killed.published("receipt.json") == killed.job.run_dir.receipt_file.read_bytes()
 
 
 @pytest.mark.long
@@ -166,7 +176,7 @@ def test_a_hundred_random_moments(
     while cuts < 100 and time.monotonic() < until:
         runs += 1
         bucket_server.buckets[bucket_server.bucket].clear()
-        killed = make_killed(tmp_path / f"{runs}", base, bucket_server.uri("final_model"))
+        killed = in_bucket(tmp_path / f"{runs}", base, bucket_server)
         for _cut in range(12):
             sent = chance.choice((signal.SIGTERM, signal.SIGKILL))
             target: Target = "leader" if sent == signal.SIGTERM else chance.choice(("rank", "everything"))
@@ -190,7 +200,7 @@ def test_a_hundred_random_moments(
 
 
 def test_the_rank_that_is_hit_is_the_last(tmp_path: Path, base: Path, bucket_server: BucketServer) -> None:
-    killed = make_killed(tmp_path / "job", base, bucket_server.uri("final_model"))
+    killed = in_bucket(tmp_path / "job", base, bucket_server)
     with killed.started() as run:
         until = time.monotonic() + PATIENCE
         while not run.has("step", 1):

@@ -16,17 +16,17 @@ SRC = Path(__file__).parents[2] / "src"
 STUCK = """
 import hashlib, sys
 from packtrain.train.preemption import StopRequest
-with StopRequest(**{arguments}) as stop, stop.deferred():
+with StopRequest(**{arguments}) as stop, {inside}:
     stop.on_overdue = lambda message: print("told:", message, flush=True)
     print("ready", flush=True)
-    hashlib.pbkdf2_hmac("sha256", b"p", b"s", {rounds})
+    hashlib.pbkdf2_hmac("sha256", b"p", b"s", 2_000_000_000)
     print("seen", stop.requested, stop.requested_at is not None, flush=True)
 """
 
 
-def stuck(arguments: str, rounds: int = 2_000_000_000) -> subprocess.Popen[str]:
+def stuck(arguments: str, inside: str = "stop.deferred()") -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", STUCK.format(arguments=arguments, rounds=rounds)],
+        [sys.executable, "-c", STUCK.format(arguments=arguments, inside=inside)],
         env={**os.environ, "PYTHONPATH": str(SRC)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -48,6 +48,24 @@ def test_what_does_not_come_back_in_the_grace_is_ended() -> None:
         f"error: {message}",
         "hint: the same command goes on from the last checkpoint; checkpoint.grace is the time for a stop",
     ]
+
+
+def test_where_nothing_can_be_lost_it_is_not_waited_for() -> None:
+    """Such as for a peer that has ended already, when processes meet."""
+    with stuck("dict(grace=3600.0)", inside="open('/dev/null')") as process:
+        process.terminate()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert "stopped by SIGTERM, and not done within 5 s" in err
+
+
+def test_what_is_saving_has_all_of_its_grace() -> None:
+    with stuck("dict(grace=3600.0)") as process:
+        process.terminate()
+        time.sleep(7)
+        assert process.poll() is None
+        process.kill()
+        process.communicate()
 
 
 def test_a_peer_that_is_lost_sets_no_deadline_and_neither_does_ctrl_c() -> None:

@@ -22,6 +22,9 @@ from typing import Any
 from packtrain.errors import PacktrainError, PreemptedError, UnavailableError
 from packtrain.train.stop_watch import StopWatch
 
+#: Seconds that a call has to come back in which nothing can be lost: it may wait for a peer that has
+#: ended already.
+NOTHING_TO_LOSE = 5.0
 #: Share of the grace after which a process that has not ended is.
 LAST_MOMENT = 0.95
 NOT_SAVED = "the same command goes on from the last checkpoint; checkpoint.grace is the time for a stop"
@@ -120,16 +123,23 @@ class StopRequest:
     def _seen(self, number: int) -> float | None:
         """In the watching thread: when a request came, and how long it may take."""
         self.requested_at = self.requested_at or time.monotonic()
-        return LAST_MOMENT * self.grace if number == signal.SIGTERM and self._is_preemption() else None
+        if number != signal.SIGTERM or not self._is_preemption():
+            return None
+        return min(NOTHING_TO_LOSE, LAST_MOMENT * self.grace)
 
-    def _end_now(self) -> None:
-        """In the watching thread: the main one is still in a call that does not return."""
-        message = f"stopped by SIGTERM, and not done within {self.grace:g} s: ended without saving"
+    def _end_now(self) -> float | None:
+        """In the watching thread: the process has not ended; the seconds that it still has."""
+        assert self.requested_at is not None
+        passed = time.monotonic() - self.requested_at
+        left = LAST_MOMENT * self.grace - passed
+        if left > 0 and (self.requested or self._deferred):
+            return left  # the main thread has seen it and is on its way, or saves first
+        message = f"stopped by SIGTERM, and not done within {passed:.0f} s: ended without saving"
         try:
             self.on_overdue(message)
             sys.stderr.write(f"error: {message}\nhint: {NOT_SAVED}\n")
             sys.stderr.flush()
-        finally:
+        finally:  # also where it cannot be told any more
             os._exit(PreemptedError.exit_code)
 
     def _unraisable(self, ignored: sys.UnraisableHookArgs) -> None:

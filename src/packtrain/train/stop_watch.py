@@ -12,17 +12,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 
 
 class StopWatch:
     """A daemon thread while it is entered, in the main thread. Signals need a handler in Python, too.
 
     ``on_signal(number)`` is called in the thread, and gives the seconds until ``on_overdue()`` is to be
-    called there, or None for never.
+    called there, or None for never; that one gives the seconds until it is to be called again.
     """
 
-    def __init__(self, on_signal: Callable[[int], float | None], on_overdue: Callable[[], None]) -> None:
+    def __init__(
+        self, on_signal: Callable[[int], float | None], on_overdue: Callable[[], float | None]
+    ) -> None:
         self._on_signal, self._on_overdue = on_signal, on_overdue
         self._thread: threading.Thread | None = None
 
@@ -54,8 +55,7 @@ class StopWatch:
                         if seconds is not None and until is None:
                             until = time.monotonic() + seconds
                 else:
-                    with suppress(Exception):  # on its way out: what cannot be told any more is not
-                        self._on_overdue()
-                    until = None
+                    more = self._on_overdue()
+                    until = None if more is None else time.monotonic() + more
         finally:
             os.close(self._read)
