@@ -208,7 +208,7 @@ def test_an_older_adapter_is_replaced_whole(trained: Trained, tmp_path: Path) ->
 def test_a_failing_write_leaves_the_old_adapter(tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     replace_folder(folder, [("a", b"old")])
-    with pytest.raises(StorageError, match="cannot write "):
+    with pytest.raises(StorageError, match=r"cannot write .*/adapter: "):
         replace_folder(folder, [("a", b"new"), ("no/such/folder", b"x")])
     assert (folder / "a").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["adapter"]
