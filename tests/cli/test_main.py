@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +159,13 @@ def test_a_terminal_without_unicode_still_gets_an_answer() -> None:
     assert json.loads(ended.stdout.decode("latin-1"))["title"] == "packtrain run file"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
-def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
+@contextmanager
+def in_a_slow_verb(end: str) -> Iterator[subprocess.Popen[str]]:
+    """A process that is inside a verb which takes a minute; ``end``: how its command line is called."""
     code = (
         "import sys, time\nfrom packtrain.cli import main as m\n"
         "def slow() -> None:\n    print('ready', flush=True)\n    time.sleep(60)\n"
-        "m.verb_function = lambda verb: slow\nsys.exit(m.main(['version']))"
+        f"m.verb_function = lambda verb: slow\n{end}"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code],
@@ -174,6 +176,12 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
     ) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "ready\n"
+        yield running
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+def test_ctrl_c_is_one_line_and_130() -> None:
+    with in_a_slow_verb("sys.exit(m.main(['version']))") as running:
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=30)
     assert (running.returncode, err) == (130, "interrupted\n")
@@ -183,20 +191,7 @@ def test_ctrl_c_is_one_line_and_130(tmp_path: Path) -> None:
 @pytest.mark.parametrize("pause", [0.0, 0.001, 0.01, 0.05])
 def test_many_ctrl_c_leave_no_trace(pause: float) -> None:
     """Wherever the second and the third come: while the first is told of, or the interpreter ends."""
-    code = (
-        "import sys, time\nfrom packtrain.cli import main as m\n"
-        "def slow() -> None:\n    print('ready', flush=True)\n    time.sleep(60)\n"
-        "m.verb_function = lambda verb: slow\nsys.argv = ['packtrain', 'version']\nm.entry()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(SRC)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as running:
-        assert running.stdout is not None
-        assert running.stdout.readline() == "ready\n"
+    with in_a_slow_verb("sys.argv = ['packtrain', 'version']\nm.entry()") as running:
         for _ in range(5):
             running.send_signal(signal.SIGINT)
             time.sleep(pause)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
 from setups import EVERYTHING, Setup, site
-from standins.fake_programs import FakePrograms, changes
+from standins.fake_programs import Cut, FakePrograms, cut_at
 
 from packtrain.errors import AccessError, ConflictError
-from packtrain.gcp.commands import Command, Finished
+from packtrain.gcp.commands import Finished
 from packtrain.gcp.destroy import refuse_while_running
 from packtrain.gcp.inside import GOOGLE_ACCOUNT
 from packtrain.gcp.setup import Options
@@ -101,10 +100,6 @@ def test_a_bucket_with_objects_goes_only_when_it_is_asked_for(tmp_path: Path) ->
     assert cloud.state == {}
 
 
-class Cut(BaseException):
-    """The process is killed."""
-
-
 @pytest.mark.parametrize("before", [True, False], ids=["before the command", "after it, before its answer"])
 def test_a_destroy_that_is_killed_at_any_command_is_ended_by_the_next(tmp_path: Path, before: bool) -> None:
     made = FakePrograms()
@@ -115,17 +110,7 @@ def test_a_destroy_that_is_killed_at_any_command_is_ended_by_the_next(tmp_path: 
     assert len(whole.changes) > 30
     for at in range(0, len(whole.changes)):
         cloud = copy.deepcopy(made)
-        count = itertools.count()
-
-        def kill(command: Command, cloud: FakePrograms = cloud, count: Any = count, at: int = at) -> None:
-            if not changes(command) or next(count) != at:
-                return
-            if not before:
-                cloud.fails = lambda _: None
-                cloud.run(command)
-            raise Cut
-
-        cloud.fails = kill
+        cut_at(cloud, at, before=before)
         with pytest.raises(Cut):
             laptop(tmp_path, cloud, CLASSICAL, nodes=2).destroy()
         cloud.fails = lambda _: None

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from setups import EVERYTHING, Setup, config, site
-from standins.fake_programs import FakePrograms, changes
+from standins.fake_programs import Cut, FakePrograms, changes, cut_at
 
 from packtrain.errors import AccessError, ConfigError, ConflictError, UnavailableError
 from packtrain.gcp.commands import Command, Finished
@@ -123,10 +122,6 @@ def test_a_pool_is_bought_as_the_run_file_says(capacity: str, tmp_path: Path) ->
     assert setup.states()["pool"] == "there", "and is known again by its description"
 
 
-class Cut(BaseException):
-    """The process is killed."""
-
-
 @pytest.mark.parametrize("before", [True, False], ids=["before the command", "after it, before its answer"])
 @pytest.mark.parametrize(
     ("options", "cluster"),
@@ -142,17 +137,7 @@ def test_a_setup_that_is_killed_at_any_command_ends_complete_when_run_again(
     laptop(tmp_path / "whole", whole, options, **cluster).run()
     for at in range(len(whole.changes)):
         cloud = FakePrograms()
-        count = itertools.count()
-
-        def kill(command: Command, cloud: FakePrograms = cloud, count: Any = count, at: int = at) -> None:
-            if not changes(command) or next(count) != at:
-                return
-            if not before:
-                cloud.fails = lambda _: None
-                cloud.run(command)
-            raise Cut
-
-        cloud.fails = kill
+        cut_at(cloud, at, before=before)
         folder = tmp_path / str(at)
         with pytest.raises(Cut):
             laptop(folder, cloud, options, **cluster).run()

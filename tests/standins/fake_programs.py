@@ -6,6 +6,7 @@ holds the same plan against both.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -235,3 +236,22 @@ def _selected(fake: FakePrograms, kinds: str, namespace: str, selector: str) -> 
         and key.endswith(f" in {namespace}")
         and fits(each["metadata"].get("labels", {}))
     ]
+
+
+class Cut(BaseException):
+    """The process is killed."""
+
+
+def cut_at(cloud: FakePrograms, at: int, *, before: bool) -> None:
+    """Have ``cloud`` kill whoever runs command number ``at`` that changes something: before it, or after."""
+    number = itertools.count()
+
+    def kill(command: Command) -> None:
+        if not changes(command) or next(number) != at:
+            return
+        if not before:
+            cloud.fails = lambda _: None
+            cloud.run(command)
+        raise Cut
+
+    cloud.fails = kill

@@ -59,6 +59,11 @@ class Receipt:
     """``adapter.kind`` of the run file: ``none`` for a whole model, every weight of which was trained."""
     version: int = RECEIPT_VERSION
 
+    @property
+    def what(self) -> str:
+        """What was made, in a word."""
+        return "model" if self.kind == "none" else "adapter"
+
     def to_json(self) -> bytes:
         """Raises ValueError for a metric that is NaN or infinite: such a run has no receipt."""
         return (json.dumps(asdict(self), indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from packtrain.cli.output import note, print_json
+from packtrain.cli.output import confirm, note, print_json
 
 if TYPE_CHECKING:
     from packtrain.gcp.commands import Command
@@ -91,7 +91,7 @@ def setup(
         raise stop
     making = [each for each in planned if each.seen.state in {"make", "later"}]
     if making:
-        _confirm(f"Make {len(making)} of these in project {session.site.project}?", yes)
+        confirm(f"Make {len(making)} of these in project {session.site.project}?", yes=yes)
         planned = carry_out(planned, session.runner, session.journal, report, patience)
     if json:
         print_json({"steps": rows_json(plan_rows(planned))})
@@ -174,7 +174,7 @@ def destroy(
         typer.echo(line, err=json)
     if removing:
         refuse_while_running(session.site, session.runner)
-        _confirm(f"Remove {len(removing)} of these from project {session.site.project}, for good?", yes)
+        confirm(f"Remove {len(removing)} of these from project {session.site.project}, for good?", yes=yes)
         take_back(planned, session.site, session.runner, session.journal, report)
     if json:
         print_json({"steps": rows_json(undo_rows(planned))})
@@ -197,16 +197,6 @@ def _seconds(duration: str) -> float:
         return seconds(duration)
     except ValueError as error:
         raise UsageError(f"--wait {duration}: {error}") from None
-
-
-def _confirm(question: str, yes: bool) -> None:
-    from packtrain.errors import UsageError
-
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise UsageError("nobody can be asked here", hint="--yes goes on without asking")
-    typer.confirm(question, abort=True, err=True)
 
 
 def _print_end(ended: list[tuple[Step, Seen]], run: Path) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from packtrain.cli.output import note, print_json
+from packtrain.cli.output import confirm, note, print_json
 
 
 def delete(
@@ -39,18 +38,9 @@ def delete(
             note("\n".join(["To be removed:", *(f"  {line}" for line in lines)]))
             if found.running:
                 note("The run has not ended; it is stopped first, and saves its state.")
-            _confirm(yes)
+            confirm("Remove all of this?", yes=yes)
             remove(cluster, config, found, note if as_json else typer.echo)
         elif not as_json:
             note(f"Nothing of the run {config.name} is there.")
     if as_json:
         print_json({"name": config.name, "removed": lines, "left": found.left(config)})
-
-
-def _confirm(yes: bool) -> None:
-    from packtrain.errors import UsageError
-
-    if not yes and not sys.stdin.isatty():
-        raise UsageError("nobody can be asked here", hint="--yes goes on without asking")
-    if not yes:
-        typer.confirm("Remove all of this?", abort=True, err=True)

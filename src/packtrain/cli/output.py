@@ -1,8 +1,9 @@
-"""The few ways in which verbs print: JSON for programs, sentences for people, notes on stderr."""
+"""The few ways in which verbs print, and ask: JSON for programs, sentences for people, notes on stderr."""
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import typer
@@ -16,3 +17,14 @@ def print_json(data: Any) -> None:
 def note(message: str) -> None:
     """A line for people, on stderr, so that stdout stays what was asked for."""
     typer.echo(message, err=True)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ends the verb unless the answer is yes. Errors: :class:`UsageError` where nobody can be asked."""
+    from packtrain.errors import UsageError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UsageError("nobody can be asked here", hint="--yes goes on without asking")
+    typer.confirm(question, abort=True, err=True)

@@ -106,7 +106,7 @@ def _write(manifests: list[dict[str, Any]], output: Path | None) -> None:
 def _tell(receipt: Receipt, config: RunConfig) -> None:
     metrics = receipt.metrics
     if metrics.get("loss") is not None:
-        typer.echo(f"validation loss: base {metrics['base_loss']:.4f}, adapter {metrics['loss']:.4f}")
+        typer.echo(f"validation loss: base {metrics['base_loss']:.4f}, {receipt.what} {metrics['loss']:.4f}")
     typer.echo(f"{receipt.steps:,} steps, {receipt.tokens:,} tokens; run {receipt.run_id}")
-    typer.echo(f"The verified adapter is in {config.output.uri}")
+    typer.echo(f"The verified {receipt.what} is in {config.output.uri}")
     note(f"Bring it here: packtrain fetch {config.output.uri} {config.name}-adapter")

@@ -100,7 +100,7 @@ def _print_json(outcome: Outcome, answers: list[Answer]) -> None:
 
 def _print(outcome: Outcome) -> None:
     receipt, metrics = outcome.receipt, outcome.receipt.metrics
-    what = "model" if receipt.kind == "none" else "adapter"
+    what = receipt.what
     if outcome.already:
         typer.echo(f"The run {receipt.name} ({receipt.run_id}) is finished; nothing was done.")
         here = outcome.run_dir / "receipt.json"

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from packtrain.config import RunConfig
-from packtrain.plan.machines import machine, price_per_hour
+from packtrain.plan.machines import Capacity, Machine, machine, price_per_hour
 
 
 def price_sentence(config: RunConfig) -> str:
     cluster = config.cluster
-    known = machine(cluster.machine)
-    price = price_per_hour(known, cluster.capacity)
-    nodes = f"{cluster.nodes} × {known.name} ({known.gpus} × {known.gpu_name}), {cluster.capacity}"
+    return node_price(machine(cluster.machine), cluster.capacity, cluster.nodes)
+
+
+def node_price(known: Machine, capacity: Capacity, nodes: int = 1, until: str = "") -> str:
+    """What ``nodes`` of a machine cost an hour; ``until``: how long they do."""
+    price = price_per_hour(known, capacity)
+    what = f"{nodes} × {known.name} ({known.gpus} × {known.gpu_name}), {capacity}"
     if price.usd is None:
-        return f"{nodes}: packtrain knows no list price"
-    usd = price.usd * cluster.nodes
-    bound = "at most " if price.upper_bound else ""
-    return (
-        f"{nodes}: {bound}{usd:,.2f} USD an hour (list price, {price.region}, {price.date}; yours may differ)"
-    )
+        return f"{what}: packtrain knows no list price"
+    bound, hour = "at most " if price.upper_bound else "", f"USD an hour {until}".rstrip()
+    listed = f"list price, {price.region}, {price.date}; yours may differ"
+    return f"{what}: {bound}{price.usd * nodes:,.2f} {hour} ({listed})"
 
 
 def budget_sentence(config: RunConfig) -> str:

@@ -48,35 +48,30 @@ def pods_of(cluster: Cluster, run: str) -> list[Pod]:
 
 def show(cluster: Cluster, run: str, say: SayLine) -> bool:
     """What is there now, of each node's newest pod that has begun; whether there was anything."""
-    shown = False
-    for pod in current(pods_of(cluster, run)):
-        try:
-            with cluster.log(pod.name, pod.container) as lines:
-                for line in lines:
-                    say(Line(pod.index, None, line))
-            shown = True
-        except (AbsentError, NotYetError):
-            continue
-    return shown
+    shown = [_show_pod(cluster, pod, say) for pod in current(pods_of(cluster, run))]
+    return any(shown)
 
 
 def show_previous(cluster: Cluster, run: str, say: SayLine) -> bool:
     """Of each node the pod before the newest, or the container before this one."""
-    pods, shown = pods_of(cluster, run), False
+    pods, shown = pods_of(cluster, run), []
     for newest in current(pods):
         older = [pod for pod in pods if pod.index == newest.index and pod.uid != newest.uid]
-        options: dict[str, str] = {}
-        pod = current(older)[0] if older else newest
-        if not older:
-            options["previous"] = "true"
-        try:
-            with cluster.log(pod.name, pod.container, **options) as lines:
-                for line in lines:
-                    say(Line(pod.index, None, line))
-            shown = True
-        except (AbsentError, NotYetError):
-            continue
-    return shown
+        if older:
+            shown.append(_show_pod(cluster, current(older)[0], say))
+        else:
+            shown.append(_show_pod(cluster, newest, say, previous="true"))
+    return any(shown)
+
+
+def _show_pod(cluster: Cluster, pod: Pod, say: SayLine, **options: str) -> bool:
+    try:
+        with cluster.log(pod.name, pod.container, **options) as lines:
+            for line in lines:
+                say(Line(pod.index, None, line))
+    except (AbsentError, NotYetError):
+        return False
+    return True
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass
 
@@ -11,14 +10,14 @@ from packtrain.artifacts.receipt import RECEIPT, Receipt
 from packtrain.config import RunConfig
 from packtrain.errors import AccessError, ConfigError, UnavailableError
 from packtrain.kube.api import DEPLOYMENT, EVENT, POD, SERVICE, Cluster, Object
+from packtrain.kube.cost import node_price
 from packtrain.kube.names import selector, serve_name
+from packtrain.kube.observe import Say
 from packtrain.kube.pod_facts import read_pod
 from packtrain.kube.reasons import scheduling, starting, when
 from packtrain.kube.serve import SERVE, STARTING, Serving, render_serve
-from packtrain.plan.machines import Capacity, machine, price_per_hour
+from packtrain.plan.machines import Capacity, machine
 from packtrain.storage import open_storage
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -40,15 +39,7 @@ def serving_of(config: RunConfig, image: str, machine_name: str, capacity: str) 
 
 
 def price_sentence(serving: Serving) -> str:
-    price = price_per_hour(serving.machine, serving.capacity)
-    what = f"1 × {serving.machine.name} ({serving.machine.gpus} × {serving.machine.gpu_name})"
-    if price.usd is None:
-        return f"{what}, {serving.capacity}: packtrain knows no list price"
-    bound = "at most " if price.upper_bound else ""
-    return (
-        f"{what}, {serving.capacity}: {bound}{price.usd:,.2f} USD an hour until it is stopped "
-        f"(list price, {price.region}, {price.date}; yours may differ)"
-    )
+    return node_price(serving.machine, serving.capacity, until="until it is stopped")
 
 
 def published(serving: Serving) -> Receipt:

@@ -2,8 +2,8 @@
 
 transformers maps safetensors files into memory, and what is mapped and not changed is there once for
 all processes. That holds until a tensor is converted: then each process has a copy of its own. So
-where the files are not of the type that is computed in, the first rank converts them, tensor by
-tensor, into a folder for the time of loading, and all ranks map that. Removed at once afterwards, its
+where the files are not of the type that is computed in, the first rank converts them, file by
+file, into a folder for the time of loading, and all ranks map that. Removed at once afterwards, its
 bytes go when the last rank does.
 """
 
