@@ -161,19 +161,15 @@ def test_cut_off_in(
 
 
 @pytest.mark.long
-@pytest.mark.timeout(3600)
+@pytest.mark.timeout(7200)
 def test_a_hundred_random_moments(
     tmp_path: Path, base: Path, bucket_server: BucketServer, whole: Ending
 ) -> None:
-    """Again and again in the same run, until it comes to its end between two; then another run.
-
-    A hundred, or as many as a quarter of an hour allows.
-    """
+    """Again and again in the same run, until it comes to its end between two; then another run."""
     chance = random.Random(SEED)
-    until = time.monotonic() + 15 * 60
     cuts = runs = 0
     least, most = 0.5, 12.0
-    while cuts < 100 and time.monotonic() < until:
+    while cuts < 100:
         runs += 1
         bucket_server.buckets[bucket_server.bucket].clear()
         killed = in_bucket(tmp_path / f"{runs}", base, bucket_server)
@@ -195,8 +191,7 @@ def test_a_hundred_random_moments(
         killed.ends_well()
         assert killed.ending() == whole, f"run {runs}, after {cuts} cuts in all"
         shutil.rmtree(killed.job.folder)
-    print(f"{cuts} cuts in {runs} runs; every run ended as the undisturbed one")
-    assert cuts >= 20
+        print(f"{cuts} cuts in {runs} runs; every run ended as the undisturbed one")
 
 
 def test_the_rank_that_is_hit_is_the_last(tmp_path: Path, base: Path, bucket_server: BucketServer) -> None:
