@@ -1,0 +1,203 @@
+"""What decides the memory and the work of a training step, and nothing of clouds, prices or data.
+
+A run file becomes one by :func:`setup_of`, as the run itself would decide it. Other people's set-ups can
+be said too (transformers' own loss, flash or plain attention, an optimizer that makes temporary
+copies): the planner is held against what they published.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from packtrain.errors import ConfigError
+
+if TYPE_CHECKING:
+    from packtrain.config import AdapterConfig, RunConfig
+
+Sharding = Literal["none", "fsdp", "hsdp"]
+Attention = Literal["flash", "sdpa", "eager"]
+Loss = Literal["plain", "fused", "linear"]
+Kind = Literal["lora", "qlora", "none"]
+Optimizer = Literal["fused", "foreach"]
+Dtype = Literal["bfloat16", "float32"]
+Device = Literal["cuda", "cpu"]
+
+#: Tokens in one forward pass where `micro_batch` is auto.
+MICRO_TOKENS: dict[Device, int] = {"cpu": 2048, "cuda": 16_384}
+#: Share of a device that the base may take and still stand whole on every one (`parallel: auto`).
+WHOLE_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class AdapterSetup:
+    """What is trained: matrices of rank ``rank`` beside the targets, or (kind ``none``) every weight."""
+
+    kind: Kind = "lora"
+    rank: int = 16
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+    """Ends of module paths; none means every linear layer but the head."""
+
+    @classmethod
+    def of(cls, config: AdapterConfig) -> AdapterSetup:
+        if config.kind == "none":
+            return cls(kind="none")
+        kind: Kind = "qlora" if config.kind == "qlora" else "lora"
+        targets = () if config.targets == "all-linear" else tuple(config.targets)
+        return cls(kind, config.rank, config.dropout, targets)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """One micro-batch and one optimizer step on each of ``gpus`` devices. Hashable."""
+
+    model: str
+    """The content of the model's config.json."""
+    adapter: AdapterSetup = AdapterSetup()
+    gpus: int = 1
+    gpus_per_node: int = 8
+    sharding: Sharding = "none"
+    """``fsdp``: over all GPUs; ``hsdp``: over those of a node, the same on every node."""
+    attention: Attention = "flash"
+    """``flash``: nothing of length × length is kept (on CPU, PyTorch's own kernel); ``sdpa``: the same
+    by PyTorch's dispatcher; ``eager``: all scores are."""
+    loss: Loss = "linear"
+    """``plain``: all logits, and copies of them in fp32; ``fused``: all logits in fp32, their gradient in
+    their place; ``linear``: never whole."""
+    micro_batch: int = 1
+    """Sequences of ``length`` in one forward pass of a GPU."""
+    length: int = 2048
+    supervised: float = 1.0
+    """Share of the tokens that have a loss."""
+    documents: int = 1
+    """Documents packed into a sequence, of equal length."""
+    accumulation: int = 1
+    """Micro-batches in a step; gradients stand in memory from the second on."""
+    checkpointing: bool = True
+    fused_norms: bool = False
+    """RMSNorm and rotary embedding in one kernel each, which keep their input alone."""
+    optimizer: Optimizer = "fused"
+    """``foreach``: AdamW with temporary copies of what it updates."""
+    dtype: Dtype = "bfloat16"
+    """What is computed in; a frozen base stands in it, too."""
+    trained_dtype: Dtype = "float32"
+    """Of the trained weights, their gradients and AdamW's two moments."""
+    device: Device = "cuda"
+    peft: bool = False
+    """The adapter's layers, and autocast around them, as transformers' Trainer and peft have them."""
+
+    def __post_init__(self) -> None:
+        for name in ("gpus", "gpus_per_node", "micro_batch", "length", "documents", "accumulation"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"plan: {name} is {getattr(self, name)}; it is at least 1")
+        if not 0.0 < self.supervised <= 1.0:
+            raise ConfigError(f"plan: supervised is {self.supervised}; it is a share above 0 and at most 1")
+
+    @property
+    def tokens(self) -> int:
+        """Of one micro-batch of one GPU."""
+        return self.micro_batch * self.length
+
+    @property
+    def nodes(self) -> int:
+        return -(-self.gpus // self.gpus_per_node)
+
+    @property
+    def layers(self) -> int:
+        return int(_text(json.loads(self.model))["num_hidden_layers"])
+
+
+def model_text(model_config: Mapping[str, Any] | Any) -> str:
+    """A config.json's content, or a transformers config, as :attr:`Setup.model` holds it."""
+    plain = model_config if isinstance(model_config, Mapping) else model_config.to_diff_dict()
+    if "model_type" not in plain:
+        plain = {**plain, "model_type": getattr(model_config, "model_type", None)}
+    return json.dumps(dict(plain), sort_keys=True, default=str)
+
+
+def setup_of(
+    config: RunConfig,
+    model_config: Mapping[str, Any] | Any,
+    *,
+    device: Device = "cuda",
+    device_memory: int | None = None,
+    gpus: int = 1,
+    gpus_per_node: int = 8,
+    sharding: Sharding | None = None,
+    attention: Attention | None = None,
+    loss: Loss | None = None,
+    micro_batch: int | None = None,
+    length: int | None = None,
+    checkpointing: bool | None = None,
+    supervised: float = 1.0,
+    documents: int = 1,
+) -> Setup:
+    """What ``config`` would do on ``gpus`` devices; what is None is decided as the run decides it.
+
+    ``model_config``: the content of config.json, or transformers' object. ``device_memory`` (bytes of one
+    GPU) decides whether a base is sharded where ``train.parallel`` is auto; None: on several GPUs it is.
+    ``supervised`` and ``documents`` come from the data; all of the tokens and one document are the most
+    that a step can take. Errors: :class:`ConfigError`.
+    """
+    _check(sharding=(sharding, Sharding), attention=(attention, Attention), loss=(loss, Loss))
+    train, text = config.train, model_text(model_config)
+    if length is None:
+        length = config.data.max_length
+    if micro_batch is None:
+        micro_batch = (
+            max(1, MICRO_TOKENS[device] // length) if train.micro_batch == "auto" else train.micro_batch
+        )
+    if checkpointing is None:
+        automatic = train.activation_checkpointing
+        checkpointing = device == "cuda" if automatic == "auto" else automatic
+    computed = config.model.dtype
+    dtype: Dtype = ("bfloat16" if device == "cuda" else "float32") if computed == "auto" else computed
+    found = Setup(
+        model=text,
+        adapter=AdapterSetup.of(config.adapter),
+        gpus=gpus,
+        gpus_per_node=min(gpus, gpus_per_node),
+        attention=attention or "flash",
+        loss=loss or "linear",
+        micro_batch=micro_batch,
+        length=length,
+        supervised=supervised,
+        documents=documents,
+        accumulation=max(1, round(train.batch_tokens / (gpus * micro_batch * length))),
+        checkpointing=checkpointing,
+        dtype=dtype,
+        device=device,
+    )
+    return found if gpus == 1 else _spread(found, config, device_memory, sharding)
+
+
+def _spread(found: Setup, config: RunConfig, device_memory: int | None, sharding: Sharding | None) -> Setup:
+    """The same on several devices, spread as :mod:`packtrain.model.parallel` does."""
+    from dataclasses import replace
+
+    if sharding is None:
+        whole = config.train.parallel == "data"
+        if config.train.parallel == "auto":
+            from packtrain.plan.memory import standing_bytes
+
+            room = None if device_memory is None else WHOLE_SHARE * device_memory
+            whole = found.device == "cpu" or (room is not None and standing_bytes(found) < room)
+        sharding = "none" if whole else "hsdp" if found.nodes > 1 and found.gpus_per_node > 1 else "fsdp"
+    return replace(found, sharding=sharding)
+
+
+def _check(**given: tuple[str | None, Any]) -> None:
+    for name, (value, allowed) in given.items():
+        if value is not None and value not in get_args(allowed):
+            raise ConfigError(f"plan.{name}: {value} is none of {', '.join(get_args(allowed))}")
+
+
+def _text(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config.json that describes the language model."""
+    for key in ("text_config", "llm_config"):
+        if isinstance(config.get(key), dict):
+            return config[key]  # type: ignore[no-any-return]
+    return config
