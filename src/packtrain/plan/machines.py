@@ -1,16 +1,20 @@
 """The machines of Google Cloud that runs are planned for: what they have, and what an hour costs.
 
-The facts are in ``machines.toml``, with their sources; this file gives them types and units.
+The facts are in ``machines.toml``, with their sources; a file of the user's own lies over them. This
+file gives them types and units.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
+import os
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 from packtrain.errors import ConfigError
 
@@ -22,11 +26,15 @@ Fabric = Literal["tcpxo", "tcpx", "rdma", "tcp"]
 GIB = 1 << 30
 MIB = 1 << 20
 SSD_BYTES = 375 * 10**9
+#: Names a file with machines and prices of one's own.
+OWN_FILE = "PACKTRAIN_MACHINES"
 
 
 @dataclass(frozen=True)
 class Machine:
     name: str
+    gpu: str
+    """Name of the GPU in ``machines.toml``."""
     accelerator: str
     """Value of the node label ``cloud.google.com/gke-accelerator``, and gcloud's accelerator type."""
     gpus: int
@@ -75,6 +83,8 @@ class Price:
     region: str
     date: str
     source: str
+    own: bool = False
+    """Of the user's own file."""
 
 
 def machine(name: str, key: str = "cluster.machine") -> Machine:
@@ -93,11 +103,9 @@ def machine(name: str, key: str = "cluster.machine") -> Machine:
     return found
 
 
-@functools.cache
 def machines() -> dict[str, Machine]:
-    """All machine types by name, the smallest first."""
-    gpus = _table()["gpus"]
-    return {name: _machine(name, facts, gpus[facts["gpu"]]) for name, facts in _table()["machines"].items()}
+    """All machine types by name, the smallest first. Errors: :class:`ConfigError` for one's own file."""
+    return _machines(_own_file())
 
 
 def quota_metric(machine: Machine, capacity: Capacity) -> str:
@@ -109,25 +117,49 @@ def quota_metric(machine: Machine, capacity: Capacity) -> str:
     return f"PREEMPTIBLE_{machine.quota}" if preemptible else machine.quota
 
 
-def price_per_hour(machine: Machine, capacity: Capacity) -> Price:
-    """The list price of one machine. A reservation is paid as on-demand, whether it is used or not."""
-    listed = _table()["prices"]
-    own: dict[str, Any] = listed["machines"].get(machine.name, {})
-    usd = own.get("spot" if capacity == "spot" else "on-demand")
+def price_per_hour(machine: Machine, capacity: Capacity, location: str | None = None) -> Price:
+    """The list price of one machine in ``location`` (a region or zone) where that is listed.
+
+    Else in the table's own region. A reservation is paid as on-demand, whether it is used or not.
+    """
+    listed = _table(_own_file())["prices"]
+    region = "-".join((location or "").split("-")[:2])
+    regional = listed.get("regions", {}).get(region, {}).get("machines", {}).get(machine.name)
+    facts: dict[str, Any] = regional or listed["machines"].get(machine.name, {})
+    kind = capacity if capacity in facts else "spot" if capacity == "spot" else "on-demand"
+    usd, own = facts.get(kind), facts.get("own", {})
+    told = own if kind in own.get("kinds", ()) else facts
     return Price(
         machine=machine.name,
         capacity=capacity,
         usd=usd,
-        upper_bound=usd is not None and capacity in ("flex-start", "queued"),
-        region=listed["region"],
-        date=own.get("date", listed["date"]),
-        source=own.get("source", listed["source"]),
+        upper_bound=usd is not None and kind != capacity and capacity in ("flex-start", "queued"),
+        region=told.get("region", listed["region"]),
+        date=told.get("date", listed["date"]),
+        source=told.get("source", listed["source"]),
+        own=told is own,
     )
+
+
+@functools.cache
+def _machines(own: tuple[Path, int] | None) -> dict[str, Machine]:
+    table, found = _table(own), {}
+    for name, facts in table["machines"].items():
+        try:
+            found[name] = _machine(name, facts, table["gpus"][facts["gpu"]])
+        except (KeyError, TypeError) as error:  # the package's own file is whole: tests see to that
+            assert own is not None
+            missing = f"lacks {error}" if isinstance(error, KeyError) else f"has a wrong value ({error})"
+            raise ConfigError(
+                f"{own[0]}: the machine {name} {missing}", hint="docs/plan.md shows what a machine needs"
+            ) from None
+    return found
 
 
 def _machine(name: str, facts: dict[str, Any], gpu: dict[str, Any]) -> Machine:
     return Machine(
         name=name,
+        gpu=facts["gpu"],
         accelerator=gpu["label"],
         gpus=facts["gpus"],
         gpu_name=gpu["name"],
@@ -146,7 +178,67 @@ def _machine(name: str, facts: dict[str, Any], gpu: dict[str, Any]) -> Machine:
     )
 
 
+def _own_file(environment: Mapping[str, str] = os.environ) -> tuple[Path, int] | None:
+    """The user's file and when it was changed; None where there is none."""
+    named = environment.get(OWN_FILE)
+    home = environment.get("XDG_CONFIG_HOME") or "~/.config"
+    path = Path(named or f"{home}/packtrain/machines.toml")
+    try:
+        path = path.expanduser()
+        return path, path.stat().st_mtime_ns
+    except (OSError, RuntimeError) as error:
+        if named is None:
+            return None
+        raise ConfigError(f"{OWN_FILE}: {named} cannot be read: {error}") from None
+
+
 @functools.cache
-def _table() -> dict[str, Any]:
+def _table(own: tuple[Path, int] | None) -> dict[str, Any]:
     text = resources.files("packtrain.plan").joinpath("machines.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+    table = tomllib.loads(text)
+    return table if own is None else _merged(table, _read(own[0]))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The user's own file, its prices with their source. Errors: :class:`ConfigError`."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as TOML: {error}") from None
+    unknown = sorted(table.keys() - {"gpus", "machines", "prices"})
+    prices = table.get("prices", {})
+    if unknown or not isinstance(prices, dict):
+        raise ConfigError(f"{path}: [{(unknown or ['prices'])[0]}] is none of gpus, machines, prices")
+    regional = prices.pop("regions", {})
+    for region, listed in [(None, prices), *regional.items()]:
+        for name, facts in listed.get("machines", {}).items():
+            listed["machines"][name] = _own_prices(path, name, facts, prices, region)
+    head = ("region", "date", "source")
+    kept = {key: value for key, value in prices.items() if key not in head}
+    return {**table, "prices": {**kept, "regions": regional}}
+
+
+def _own_prices(
+    path: Path, name: str, facts: Any, head: dict[str, Any], region: str | None
+) -> dict[str, Any]:
+    """A machine's prices with what tells of them, apart from what the package's table tells of its own."""
+    if not isinstance(facts, dict):
+        raise ConfigError(f"{path}: prices: {name} is a table, such as {{spot = 28.17}}")
+    prices = {kind: facts[kind] for kind in get_args(Capacity) if kind in facts}
+    for kind, usd in prices.items():
+        if isinstance(usd, bool) or not isinstance(usd, int | float) or usd < 0:
+            raise ConfigError(f"{path}: prices: {name}: {kind} is {usd!r}; it is USD an hour")
+    told = {"source": str(path), "date": "your own file"} | ({"region": region} if region else {})
+    told |= {
+        key: str(each[key]) for each in (head, facts) for key in ("region", "date", "source") if key in each
+    }
+    return {**prices, "own": {"kinds": list(prices), **told}}
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` lies over ``under``, table by table."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
