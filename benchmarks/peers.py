@@ -6,6 +6,8 @@ Run by ``compare.py`` in a venv of the peers' own. Nothing of packtrain is impor
 - ``trainer-dynamic``: the same, padded to the longest row of the batch;
 - ``trl-default``: SFTTrainer as it comes, in fp32;
 - ``trl-packed``: SFTTrainer with packing (best fit) and without activation checkpointing.
+
+``--set KEY=JSON`` adds to the peer's own settings, ``--full`` leaves the adapter away.
 """
 
 from __future__ import annotations
@@ -36,14 +38,16 @@ LORA: dict[str, Any] = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.0, "target_
 class Watch(TrainerCallback):  # type: ignore[misc]
     """Counts and times the optimizer steps."""
 
-    def __init__(self, measured: Measured, tokens: int) -> None:
-        self.measured, self.tokens = measured, tokens
+    def __init__(self, measured: Measured, tokens: int, mark: Path | None) -> None:
+        self.measured, self.tokens, self.mark = measured, tokens, mark
 
     def on_step_begin(self, *_: object, **__: object) -> None:
         self.measured.begin_step()
 
     def on_step_end(self, *_: object, **__: object) -> None:
         self.measured.end_step(self.tokens)
+        if self.mark is not None:
+            self.mark.touch()
 
     def on_log(self, *_: object, logs: dict[str, float] | None = None, **__: object) -> None:
         if logs and "loss" in logs:
@@ -95,7 +99,7 @@ def common(options: argparse.Namespace, rows_a_step: int) -> dict[str, Any]:
         "seed": 42,
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
-    }
+    } | {key: json.loads(value) for key, _, value in (each.partition("=") for each in options.set)}
 
 
 def run_trainer(options: argparse.Namespace, measured: Measured) -> None:
@@ -103,7 +107,8 @@ def run_trainer(options: argparse.Namespace, measured: Measured) -> None:
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     rows = tokenized(conversations(options.rows), tokenizer, options.max_length)
     model = AutoModelForCausalLM.from_pretrained(options.base, dtype=torch.float32)
-    model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
+    if not options.full:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **LORA))
     padding: dict[str, Any] = (
         {"padding": "max_length", "max_length": options.max_length}
         if options.peer == "trainer-padded"
@@ -114,7 +119,7 @@ def run_trainer(options: argparse.Namespace, measured: Measured) -> None:
         args=TrainingArguments(**common(options, len(rows))),
         train_dataset=Dataset.from_list(rows),
         data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100, **padding),
-        callbacks=[Watch(measured, sum(len(row["input_ids"]) for row in rows))],
+        callbacks=[Watch(measured, sum(len(row["input_ids"]) for row in rows), options.first_step)],
     )
     trainer.train()
 
@@ -130,14 +135,14 @@ def run_trl(options: argparse.Namespace, measured: Measured) -> None:
     own: dict[str, Any] = {"max_length": options.max_length, "bf16": False}
     if packed:
         own |= {"packing": True, "gradient_checkpointing": False}
-    settings = common(options, len(rows)) | own
+    settings = own | common(options, len(rows))
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**settings),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
-        peft_config=LoraConfig(task_type="CAUSAL_LM", **LORA),
-        callbacks=[Watch(measured, tokens)],
+        peft_config=None if options.full else LoraConfig(task_type="CAUSAL_LM", **LORA),
+        callbacks=[Watch(measured, tokens, options.first_step)],
     )
     if packed:
         # A step sees every packed sequence once, as a step of the others sees every row once.
@@ -163,6 +168,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--max-length", type=int, default=2048)
     parser.add_argument("--batch", type=int, default=1, help="sequences in one forward pass")
+    parser.add_argument("--full", action="store_true", help="full fine-tuning")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=JSON", help="one more setting")
+    parser.add_argument("--first-step", type=Path, metavar="FILE", help="made at the end of the first step")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
