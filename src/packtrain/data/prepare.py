@@ -95,7 +95,19 @@ def prepare(
 
 def bins_of(rows: TokenizedRows, config: DataConfig) -> list[Indices]:
     """The packed sequences as row indices; one row each with ``packing: false``."""
-    return pack(rows.lengths, config.max_length) if config.packing else one_row_a_bin(len(rows))
+    return bins_of_lengths(rows.lengths, config)
+
+
+def bins_of_lengths(lengths: npt.NDArray[np.int64], config: DataConfig) -> list[Indices]:
+    """The same for rows of which only the ``lengths`` [rows] are known."""
+    return pack(lengths, config.max_length) if config.packing else one_row_a_bin(len(lengths))
+
+
+def read_rows(
+    config: DataConfig, tokenizer: PreTrainedTokenizerBase, source: Source, chat_template: str | None
+) -> TokenizedRows:
+    """The rows of one source as :func:`prepare` reads them, and nothing more. Errors: its own."""
+    return _Reader(config, ChatTemplate(tokenizer, chat_template), None).read(source)[0]
 
 
 def validation_choice(rows: int, share: float, seed: int) -> Indices:

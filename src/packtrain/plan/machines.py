@@ -125,7 +125,9 @@ def price_per_hour(machine: Machine, capacity: Capacity, location: str | None = 
     listed = _table(_own_file())["prices"]
     region = "-".join((location or "").split("-")[:2])
     regional = listed.get("regions", {}).get(region, {}).get("machines", {}).get(machine.name)
-    facts: dict[str, Any] = regional or listed["machines"].get(machine.name, {})
+    facts: dict[str, Any] = listed["machines"].get(machine.name, {})
+    if regional and (capacity in regional or capacity not in facts):
+        facts = regional
     kind = capacity if capacity in facts else "spot" if capacity == "spot" else "on-demand"
     usd, own = facts.get(kind), facts.get("own", {})
     told = own if kind in own.get("kinds", ()) else facts

@@ -33,9 +33,10 @@ class RunFile:
     """The file as it was read, without the overrides."""
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> RunFile:
+def load(path: Path, overrides: Sequence[str] = (), *, data: bool = True) -> RunFile:
     """Read, override (``train.epochs=2``) and check a run file.
 
+    ``data=False``: for what works without the data, whose files need not be there.
     Raises :class:`~packtrain.errors.ConfigError` with all that is wrong, one sentence a line, and
     :class:`~packtrain.errors.UsageError` for an override that is not ``KEY=VALUE``.
     """
@@ -46,7 +47,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> RunFile:
         config = RunConfig.model_validate(_without_empty_sections(document.data))
     except ValidationError as error:
         raise ConfigError("\n".join(sentences(error, document))) from None
-    return RunFile(path, find_places(config, document), document.text)
+    return RunFile(path, find_places(config, document, data=data), document.text)
 
 
 def schema() -> dict[str, Any]:

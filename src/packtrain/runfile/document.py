@@ -83,23 +83,13 @@ class Document:
 
     def override(self, override: str) -> None:
         """Apply one ``KEY=VALUE``; the value is read as YAML."""
-        key, equals, value = override.partition("=")
-        key = key.strip()
-        if not equals or not key:
-            raise UsageError(f"-s {override}: is not KEY=VALUE, such as train.learning_rate=1e-4")
+        key = override_key(override)
         if key in SECTIONS:
             keys = ", ".join(name for name in FIELDS if name.startswith(f"{key}."))
             raise ConfigError(f"-s {override}: {key} is a section; set one of its keys: {keys}")
         if key not in FIELDS:
             raise ConfigError(f"-s {override}: {key}: unknown key{did_you_mean(nearest_key(key))}")
-        try:
-            node = yaml.compose(value, _Loader)
-            parsed = None if node is None else _plain(node, (), {}, ())
-        except yaml.YAMLError as error:
-            problem = _yaml_problem(error, value).split(": ", 1)[1]
-            raise ConfigError(f"-s {override}: the value is not YAML: {problem}") from None
-        except RecursionError:
-            raise ConfigError(f"-s {key}: the value is nested too deeply") from None
+        parsed = override_value(override)
         *sections, last = key.split(".")
         target = self.data
         for section in sections:
@@ -121,6 +111,27 @@ class Document:
     def line(self, path: KeyPath) -> int:
         """From 1; of the section for a key that is absent, 1 where that is absent too."""
         return next((self.lines[path[:n]] for n in range(len(path), 0, -1) if path[:n] in self.lines), 1)
+
+
+def override_key(override: str) -> str:
+    """The key of a ``KEY=VALUE``. Errors: :class:`UsageError`."""
+    key, equals, _ = override.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"-s {override}: is not KEY=VALUE, such as train.learning_rate=1e-4")
+    return key.strip()
+
+
+def override_value(override: str) -> Any:
+    """The value of a ``KEY=VALUE``, read as YAML. Errors: :class:`ConfigError`."""
+    key, _, value = override.partition("=")
+    try:
+        node = yaml.compose(value, _Loader)
+        return None if node is None else _plain(node, (), {}, ())
+    except yaml.YAMLError as error:
+        problem = _yaml_problem(error, value).split(": ", 1)[1]
+        raise ConfigError(f"-s {override}: the value is not YAML: {problem}") from None
+    except RecursionError:
+        raise ConfigError(f"-s {key.strip()}: the value is nested too deeply") from None
 
 
 def dotted_key(path: KeyPath) -> str:

@@ -88,8 +88,11 @@ def check_bucket(uri: str) -> None:
         )
 
 
-def find_places(config: RunConfig, document: Document) -> RunConfig:
-    """The config with absolute local paths. ``ConfigError`` with all that is not there."""
+def find_places(config: RunConfig, document: Document, *, data: bool = True) -> RunConfig:
+    """The config with absolute local paths. ``ConfigError`` with all that is not there.
+
+    ``data=False``: data that is not there stays as it is named.
+    """
     problems: list[str] = []
 
     def check(section: str, key: str, find: Any) -> Any:
@@ -103,7 +106,10 @@ def find_places(config: RunConfig, document: Document) -> RunConfig:
     def source(value: str, *, model: bool) -> str:
         if classify(value, document.path, model=model) != "path":
             return value
-        return str(input_path(value, document.path) or _absent(value, document.path))
+        found = input_path(value, document.path)
+        if found is None and not model and not data:
+            return value
+        return str(found or _absent(value, document.path))
 
     def sources(value: float | str | list[str]) -> float | str | list[str]:
         if isinstance(value, list):
