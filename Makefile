@@ -38,12 +38,15 @@ demo: $(STAMP)
 
 # The models of the tests are tiny: more threads would only wait for each other.
 test test-long: export OMP_NUM_THREADS ?= 1
+# Beside each other, as many as there are cores (tests/conftest.py). A file is one worker's: what its tests
+# share is made once. In the order in which they are found, the files with long tests are not the last.
+test test-long: BESIDE := -n auto --dist loadfile --no-loadscope-reorder
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest -m 'not long'
+	@$(BIN)/python -m pytest $(BESIDE) -m 'not long'
 
 test-long: $(STAMP)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(BESIDE)
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .
