@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from packtrain.errors import ConfigError
+from packtrain.plan.interval import Interval
 
 Capacity = Literal["on-demand", "spot", "flex-start", "queued", "reservation"]
 #: What carries the GPUs' traffic between nodes: GPUDirect-TCPXO, GPUDirect-TCPX, RDMA over Converged
@@ -26,6 +27,8 @@ Fabric = Literal["tcpxo", "tcpx", "rdma", "tcp"]
 GIB = 1 << 30
 MIB = 1 << 20
 SSD_BYTES = 375 * 10**9
+#: Of a GPU that a user's file adds and says no more of.
+UNKNOWN_EFFICIENCY = (0.25, 0.4, 0.6)
 #: Names a file with machines and prices of one's own.
 OWN_FILE = "PACKTRAIN_MACHINES"
 
@@ -43,6 +46,10 @@ class Machine:
     """Bytes of each GPU, as nvidia-smi shows them."""
     bf16_flops: float
     """Peak of a GPU, dense, in operations a second."""
+    efficiency: Interval
+    """The share of that peak which training steps reach."""
+    calibrated: str
+    """Where that is known from."""
     gpu_bandwidth: float
     """Bytes a second of a GPU's own memory."""
     nvlink_bandwidth: float
@@ -167,6 +174,8 @@ def _machine(name: str, facts: dict[str, Any], gpu: dict[str, Any]) -> Machine:
         gpu_name=gpu["name"],
         gpu_memory=gpu["memory_mib"] * MIB,
         bf16_flops=gpu["bf16_tflops"] * 1e12,
+        efficiency=Interval(*gpu.get("efficiency", UNKNOWN_EFFICIENCY)),
+        calibrated=gpu.get("calibrated", "nothing: an assumption, wide"),
         gpu_bandwidth=gpu["bandwidth_gbytes"] * 1e9,
         nvlink_bandwidth=gpu["nvlink_gbytes"] * 1e9,
         vcpus=facts["vcpus"],

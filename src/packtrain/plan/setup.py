@@ -87,7 +87,9 @@ class Setup:
     """Of the trained weights, their gradients and AdamW's two moments."""
     device: Device = "cuda"
     peft: bool = False
-    """The adapter's layers, and autocast around them, as transformers' Trainer and peft have them."""
+    """The adapter's layers, and a batch of rows, as transformers' Trainer and peft have them."""
+    autocast: bool = False
+    """With ``peft``: the Trainer's `bf16`, which computes in bfloat16 whatever the weights are in."""
 
     def __post_init__(self) -> None:
         for name in ("gpus", "gpus_per_node", "micro_batch", "length", "documents", "accumulation"):

@@ -96,12 +96,8 @@ def step_time(
 ) -> StepTime:
     """Seconds of a step. ``profile`` is that of ``setup``."""
     work = profile.flops / setup.micro_batch * load.sequences * load.fill
-    best, usual, worst = machine.efficiency
-    by_work = Interval(
-        work / (machine.bf16_flops * best),
-        work / (machine.bf16_flops * usual),
-        work / (machine.bf16_flops * worst),
-    )
+    reached = machine.efficiency * machine.bf16_flops
+    by_work = Interval(work / reached.high, work / reached.expected, work / reached.low)
     by_memory = load.micro_batches * passes(setup) * standing_weights(setup) / machine.gpu_bandwidth
     by_launch = LAUNCH * (load.micro_batches * setup.layers)
     computing = Interval(

@@ -1,0 +1,379 @@
+"""The step that is traced: the model of a set-up with a few of its layers, and one optimizer step on it.
+
+Everything is what a run does with the same calls (:mod:`packtrain.run.spread`,
+:mod:`packtrain.train.loop`), on tensors that have a shape and no content.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from packtrain.config import AdapterConfig, TrainConfig
+from packtrain.data.batches import MicroBatch
+from packtrain.errors import ConfigError
+from packtrain.model.adapter import add_adapter, checkpoint_activations
+from packtrain.model.full import FullModel
+from packtrain.model.loss import CausalLoss
+from packtrain.model.parallel import World, shard
+from packtrain.model.quiet import quiet_transformers
+from packtrain.model.randomness import Randomness
+from packtrain.plan import described
+from packtrain.plan.ledger import CUDA_BLOCK, Ledger, Peak
+from packtrain.plan.setup import Setup
+from packtrain.train.optimizer import make_optimizer
+
+#: How a phase is called: (what, layer); the layer is -1 where there is none.
+Phase = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A step of a model with some number of layers."""
+
+    layers: int
+    peaks: dict[Phase, Peak]
+    resident: int
+    flops: float
+    calls: tuple[tuple[str, tuple[int, ...], int], ...]
+    """(name, ranks that take part, bytes) of each collective."""
+
+
+def observe(setup: Setup, layers: int) -> Observed:
+    """Trace a step of ``setup``'s model cut to ``layers`` layers. Errors: :class:`ConfigError`."""
+    with ExitStack() as stack:
+        stack.enter_context(quiet_transformers())
+        stack.enter_context(_process_group(setup.gpus))
+        stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
+        ledger = Ledger(block=CUDA_BLOCK if setup.device == "cuda" else 1)
+        stack.enter_context(ledger)
+        stack.enter_context(ledger.resizing())
+        described.on_flops.append(ledger.add_flops)
+        stack.callback(described.on_flops.remove, ledger.add_flops)
+        step = _Step(setup, ledger, *_build(setup, layers))
+        if setup.fused_norms:
+            stack.enter_context(described.fused_norms(step.model))
+        resident = step.run()
+        calls = tuple((name, _ranks(group), size) for _, name, group, size in ledger.calls)
+        peaks = {_phase(name): peak for name, peak in ledger.peaks().items() if name not in ("before", "after")}
+        return Observed(layers, peaks, resident, ledger.flops, calls)
+
+
+def model_config(setup: Setup, layers: int | None = None) -> Any:
+    """transformers' config, cut to ``layers``. Errors: :class:`ConfigError`."""
+    plain = json.loads(setup.model)
+    kind = plain.pop("model_type", None)
+    try:
+        found = AutoConfig.for_model(kind, **plain)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"plan: the model's config.json cannot be used ({str(error).splitlines()[0]})") from error
+    text = found.get_text_config()
+    if layers is not None:
+        text.num_hidden_layers = layers
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[:layers]
+    return found
+
+
+def build_model(setup: Setup, layers: int | None = None) -> PreTrainedModel:
+    """The base without content, in the type that it stands in."""
+    dtype = setup.trained_dtype if setup.adapter.kind == "none" else setup.dtype
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            model_config(setup, layers), dtype=getattr(torch, dtype)
+        )
+    except ValueError as error:
+        raise ConfigError(f"plan: {str(error).splitlines()[0]}") from error
+    return model
+
+
+@dataclass(frozen=True)
+class _Built:
+    """What one of the ways to build a set-up gives."""
+
+    model: PreTrainedModel
+    parameters: Callable[[], list[nn.Parameter]]
+    """Those that are trained."""
+    forward: Callable[[], Tensor]
+
+
+def _build(setup: Setup, layers: int) -> tuple[_Built, World]:
+    world = World(
+        size=setup.gpus,
+        # A group of one to a node has nothing to shard over: then the shards go over all.
+        local_size=setup.gpus_per_node if setup.sharding == "hsdp" else 1,
+    )
+    built = _theirs(setup, layers) if setup.peft else _ours(setup, build_model(setup, layers), world)
+    return built, world
+
+
+def _ours(setup: Setup, model: PreTrainedModel, world: World) -> _Built:
+    """As :func:`packtrain.run.spread.spread_model` does."""
+    batch = _batch(setup)
+    compute = getattr(torch, setup.dtype) if setup.dtype != setup.trained_dtype else None
+    trainable: Any
+    if setup.adapter.kind == "none":
+        model.requires_grad_(True)
+        model.eval()
+        trainable = FullModel(model, Randomness(0))
+    else:
+        compute = None
+        trainable = add_adapter(model, _adapter_config(setup), 0)
+        if setup.adapter.kind == "qlora":
+            described.quantise(model)
+    if setup.checkpointing:
+        checkpoint_activations(model)
+    loss = CausalLoss.of(model)
+    if setup.device == "cuda":
+        described.use_attention(model, setup.attention, _lengths(setup))
+    if setup.sharding != "none":
+        shard(loss, blocks(model), world, compute)
+    else:
+        loss.compute = compute
+    trainable.train(True)
+    trainable.randomness.bins = batch.bins
+
+    def forward() -> Tensor:
+        if setup.loss == "linear":
+            result: Tensor = loss(batch)
+            return result
+        hidden = loss.hidden(replace(batch, target_positions=torch.arange(setup.tokens)))
+        return _other_loss(setup, hidden.view(setup.micro_batch, setup.length, -1), loss.head, batch.input_ids)
+
+    return _Built(model, trainable.parameters, forward)
+
+
+def _theirs(setup: Setup, layers: int) -> _Built:
+    """As transformers' Trainer with peft: rows of a batch, dropout as they have it."""
+    # peft moves what it makes to the base's type and place, which only "meta" lets it do without content.
+    with _real(), torch.device("meta"):
+        model = build_model(setup, layers)
+        trained: Any = model
+        if setup.adapter.kind != "none":
+            import peft
+
+            adapter = setup.adapter
+            trained = peft.get_peft_model(
+                model,
+                peft.LoraConfig(
+                    r=adapter.rank,
+                    lora_dropout=adapter.dropout,
+                    target_modules=list(adapter.targets) or "all-linear",
+                    task_type="CAUSAL_LM",
+                ),
+            )
+    trained.to_empty(device="cpu")
+    model.tie_weights()
+    if setup.adapter.kind == "qlora":
+        described.quantise(model)
+    described.gpu_dropout(trained)
+    trained.train()
+    if setup.checkpointing:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    described.use_attention(model, setup.attention, _lengths(setup))
+    ids = torch.zeros(setup.micro_batch, setup.length, dtype=torch.long)
+    positions = torch.zeros(1, setup.length, dtype=torch.long)
+    autocast = torch.autocast("cpu", torch.bfloat16) if setup.autocast else nullcontext()
+
+    def forward() -> Tensor:
+        with autocast:
+            output = model.base_model(input_ids=ids, position_ids=positions, use_cache=False)
+            return _other_loss(setup, output.last_hidden_state, model.get_output_embeddings(), ids)
+
+    return _Built(model, lambda: [p for p in trained.parameters() if p.requires_grad], forward)
+
+
+def _other_loss(setup: Setup, hidden: Tensor, head: Any, ids: Tensor) -> Tensor:
+    """The loss of every token, as it is taken elsewhere. ``hidden`` [B, L, C]."""
+    if setup.loss == "plain":
+        return described.plain_loss(hidden, head, ids)
+    if setup.loss == "fused":
+        return described.fused_loss(hidden, head)
+    return described.linear_loss(hidden.view(-1, hidden.shape[-1]), head.weight, ids.view(-1))
+
+
+def blocks(model: PreTrainedModel) -> list[nn.Module]:
+    """The decoder's layers, in order."""
+    kinds = set(model._no_split_modules or [])
+    return [module for module in model.modules() if type(module).__name__ in kinds]
+
+
+def _adapter_config(setup: Setup) -> AdapterConfig:
+    adapter = setup.adapter
+    targets: Any = list(adapter.targets) or "all-linear"
+    return AdapterConfig(rank=adapter.rank, dropout=adapter.dropout, targets=targets)
+
+
+def _lengths(setup: Setup) -> tuple[int, ...]:
+    """Of each document of a micro-batch."""
+    each, rest = divmod(setup.length, min(setup.documents, setup.length))
+    one = [each + (number < rest) for number in range(setup.length // each if each else 1)]
+    return tuple(one[: min(setup.documents, setup.length)]) * setup.micro_batch
+
+
+def _batch(setup: Setup) -> MicroBatch:
+    """Whole sequences; the first of the tokens stand for those that have a loss."""
+    import numpy as np
+
+    lengths = _lengths(setup)
+    with _real():
+        bounds = torch.tensor(np.r_[0, np.cumsum(lengths)].astype(np.int32))
+    tokens = torch.zeros(setup.tokens, dtype=torch.long)
+    wanted = torch.zeros(max(1, round(setup.supervised * setup.tokens)), dtype=torch.long)
+    ends = [(number + 1) * setup.length for number in range(setup.micro_batch)]
+    return MicroBatch(
+        input_ids=tokens,
+        position_ids=torch.zeros_like(tokens),
+        cu_seqlens=bounds,
+        target_positions=wanted,
+        targets=torch.zeros_like(wanted),
+        bins=tuple((number, end - setup.length, end) for number, end in enumerate(ends)),
+        rows=np.arange(len(lengths)),
+        longest=max(lengths),
+    )
+
+
+@contextmanager
+def _real() -> Iterator[None]:
+    """Tensors with content: where documents begin decides how the work is done."""
+    from torch._subclasses.fake_tensor import unset_fake_temporarily
+
+    with unset_fake_temporarily():
+        yield
+
+
+@dataclass
+class _Step:
+    """Runs the step, and tells the ledger what is going on."""
+
+    setup: Setup
+    ledger: Ledger
+    built: _Built
+    world: World
+    backward: bool = False
+
+    @property
+    def model(self) -> PreTrainedModel:
+        return self.built.model
+
+    def run(self) -> int:
+        """Bytes that stand before the step; afterwards the ledger has the rest."""
+        ledger, parameters = self.ledger, self.built.parameters()
+        trained = {id(parameter) for parameter in parameters}
+        optimizer = self._optimizer(parameters)
+        self._state(optimizer, parameters)
+        for parameter in self.model.parameters():
+            full = self.setup.adapter.kind == "none"
+            ledger.name("weights" if full or id(parameter) not in trained else "adapter", [parameter])
+        ledger.name("weights", _scales(self.model))
+        self._watch()
+        resident = ledger.standing()
+        ledger.flops = 0.0
+        ledger.calls.clear()
+        if self.setup.accumulation > 1:
+            for parameter in parameters:
+                parameter.grad = torch.zeros_like(parameter)
+        ledger.enter_phase("forward -1")
+        loss = self.built.forward()
+        ledger.enter_phase("loss -1")
+        self.backward = True
+        loss.backward()
+        ledger.kind = "activations"
+        ledger.enter_phase("optimizer -1")
+        del loss
+        if self.setup.sharding == "none":
+            self.world.sum_gradients(parameters)
+        ledger.name("gradients", (parameter.grad for parameter in parameters))
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        ledger.enter_phase("after")
+        return resident
+
+    def _optimizer(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+        if self.setup.optimizer == "foreach":
+            return torch.optim.AdamW(parameters, foreach=True)
+        return make_optimizer(parameters, TrainConfig())
+
+    def _state(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
+        """AdamW's moments, which stand from the first step on."""
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        for state in optimizer.state.values():
+            self.ledger.name("optimizer", (value for value in state.values() if isinstance(value, Tensor)))
+
+    def _watch(self) -> None:
+        """Say when a layer's forward or backward pass begins."""
+        layers = blocks(self.model)
+        for number, layer in enumerate(layers):
+            layer.register_forward_pre_hook(self._begins(number))
+            layer.register_forward_hook(self._ended(number, last=number == len(layers) - 1))
+
+    def _begins(self, number: int) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            if not self.backward:
+                self.ledger.enter_phase(f"forward {number}")
+
+        return hook
+
+    def _ended(self, number: int, *, last: bool) -> Callable[..., None]:
+        def starts(_: Tensor) -> None:
+            self.ledger.kind = "activations"
+            self.ledger.enter_phase(f"backward {number}")
+
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if self.backward:
+                return
+            hidden = output if isinstance(output, Tensor) else output[0]
+            if hidden.requires_grad:
+                hidden.register_hook(starts)
+            if last:
+                self.ledger.kind = "logits_and_loss"
+                self.ledger.enter_phase("loss -1")
+
+        return hook
+
+
+def _scales(model: nn.Module) -> Iterator[Tensor]:
+    for module in model.modules():
+        if isinstance(module, described.Nf4Linear):
+            yield from (module.scales, module.nested)
+
+
+def _phase(name: str) -> Phase:
+    what, _, layer = name.rpartition(" ")
+    return what, int(layer)
+
+
+@contextmanager
+def _process_group(ranks: int) -> Iterator[None]:
+    """A group of any size in which nobody else is there."""
+    if ranks == 1:
+        yield
+        return
+    import torch.distributed._tools.fake_collectives
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _ranks(group: Any) -> tuple[int, ...]:
+    if group is None:
+        return ()
+    found = dist.ProcessGroup.unbox(group) if hasattr(dist.ProcessGroup, "unbox") else group
+    return tuple(dist.get_process_group_ranks(found))
