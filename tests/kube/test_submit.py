@@ -264,7 +264,7 @@ def test_a_place_that_another_runs_adapter_has_is_refused_before_it_costs(site: 
     site.bucket.put("out/receipt.json", receipt("01" + "C" * 24))
     ended = site.packtrain("submit", site.run_file())
     assert ended.code == 73
-    assert "holds the adapter of another run" in ended.err
+    assert "holds the finished adapter of another run" in ended.err
     assert site.api.requests == []
 
 

@@ -244,16 +244,19 @@ class Store:
                 self._remove(key)
 
     def _collect(self, uid: str) -> None:
-        """Garbage: what the object with ``uid`` owned, and what that owned."""
+        """Garbage: what nobody but the object with ``uid`` owned, and what that owned."""
         with self.changed:
-            owned = [
-                (key, each)
-                for key, each in self.objects.items()
-                if any(owner["uid"] == uid for owner in each["metadata"].get("ownerReferences", []))
-            ]
-            for key, each in owned:
-                self._remove(key)
-                self._collect(each["metadata"]["uid"])
+            for key, each in list(self.objects.items()):
+                owners = each["metadata"].get("ownerReferences", [])
+                left = [owner for owner in owners if owner["uid"] != uid]
+                if len(left) == len(owners):
+                    continue
+                if left:
+                    each["metadata"]["ownerReferences"] = left
+                    self._put("MODIFIED", key, each)
+                else:
+                    self._remove(key)
+                    self._collect(each["metadata"]["uid"])
 
     def _put(self, kind: str, key: Key, new: Object) -> None:
         self.version += 1

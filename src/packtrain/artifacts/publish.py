@@ -97,10 +97,11 @@ def publish(
     destination.write(RECEIPT, receipt, if_generation=0)
 
 
-def check_free(destination: Storage, run_id: str) -> None:
-    """Raise :class:`~packtrain.errors.ConflictError` where another run has this place.
+def check_free(destination: Storage, run_id: str) -> bytes | None:
+    """This run's receipt, where it stands; nothing is written.
 
-    Asked before the work is done: :func:`publish` would refuse its result. Nothing is written.
+    Raises :class:`~packtrain.errors.ConflictError` where another run has this place. Asked before the work
+    is done: :func:`publish` would refuse its result.
     """
     standing = _read(destination, RECEIPT)
     if destination.stat(CLAIM) is not None:
@@ -109,6 +110,7 @@ def check_free(destination: Storage, run_id: str) -> None:
             raise _taken(destination, claim, standing)
     elif standing is not None and not _is_of(standing, run_id):
         raise _taken(destination, None, standing)
+    return standing if standing is not None and _is_of(standing, run_id) else None
 
 
 def _check_local(files: Mapping[str, Path], expected: Mapping[str, FileFacts]) -> None:

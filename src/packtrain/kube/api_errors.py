@@ -103,7 +103,9 @@ def explain(answer: Answer, cluster: str, what: str) -> PacktrainError:  # noqa:
                 hint="the same command again looks at what is there now",
             )
         case 410:
-            return GoneError(f"{cluster}: {said}")
+            return GoneError(
+                f"{cluster} has forgotten (410) what it was asked to {what}: {said}", hint=TRY_AGAIN
+            )
         case 429:
             return UnavailableError(f"{cluster} has too many requests (429), asked to {what}", hint=TRY_AGAIN)
         case code if code in PASSING:

@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from packtrain.errors import ConflictError, UnavailableError
+from packtrain.errors import AccessError, ConflictError, UnavailableError
 from packtrain.kube import observe
-from packtrain.kube.api import Cluster, Kind, Object, kind_of
+from packtrain.kube.api import CONFIG_MAP, Cluster, Kind, Object, kind_of
 from packtrain.kube.api_errors import AlreadyThereError
 from packtrain.kube.names import RUN_ID_LABEL, RUN_LABEL, selector
 
@@ -21,10 +21,38 @@ def make(cluster: Cluster, manifests: Sequence[Object]) -> Object:
 
     Errors: :class:`ConflictError` where another run's job has the name.
     """
-    last: Object = {}
-    for manifest in manifests:
-        last = _made(cluster, manifest)
-    return last
+    run_file, workload = manifests
+    _made(cluster, run_file)
+    job = _made(cluster, workload)
+    give(cluster, run_file, job)
+    return job
+
+
+def give(cluster: Cluster, run_file: Object, job: Object) -> None:
+    """Let a job own the ConfigMap with its run file: both are gone when the job's time to live is over.
+
+    The job that owned it before may have taken it along a moment ago: then it is made again. Without the
+    right to change it, or with a server that is away, it stays until ``packtrain delete``.
+    """
+    with suppress(AccessError, UnavailableError):
+        found = cluster.get(CONFIG_MAP, run_file["metadata"]["name"]) or {"metadata": {}}
+        owners = found["metadata"].get("ownerReferences") or []
+        uid = job["metadata"]["uid"]
+        if uid in [owner["uid"] for owner in owners]:
+            return
+        # Others' are kept: a preflight of the same run file must not take it away from a job that runs.
+        owner = {"apiVersion": job["apiVersion"], "kind": job["kind"], "name": job["metadata"]["name"]}
+        metadata = {key: run_file["metadata"][key] for key in ("name", "namespace", "labels")}
+        metadata["ownerReferences"] = [*owners, {**owner, "uid": uid}]
+        kept = {key: run_file[key] for key in ("apiVersion", "kind", "immutable", "data")}
+        cluster.apply(kept | {"metadata": metadata}, force=True)
+
+
+def run_file_of(cluster: Cluster, job: Object) -> Object | None:
+    """The ConfigMap that a job's pods read; None where it is gone."""
+    template = job["spec"].get("template") or job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    names = [each["configMap"]["name"] for each in template["spec"].get("volumes", []) if "configMap" in each]
+    return cluster.get(CONFIG_MAP, names[0]) if names else None
 
 
 def _made(cluster: Cluster, manifest: Object) -> Object:

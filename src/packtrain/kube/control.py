@@ -90,8 +90,11 @@ def find(cluster: Cluster, config: RunConfig, *, data: bool) -> Found:
         for kind in (JOB, JOBSET, CONFIG_MAP):
             with suppress(ConfigError):  # JobSet is not installed
                 items = cluster.list(kind, selector(config.name, role)).items
+                # A JobSet's Jobs go with it; a ConfigMap may have lost its owner, or never had one.
                 named = [
-                    each["metadata"]["name"] for each in items if not each["metadata"].get("ownerReferences")
+                    each["metadata"]["name"]
+                    for each in items
+                    if kind is CONFIG_MAP or not each["metadata"].get("ownerReferences")
                 ]
                 objects += [(kind.name, name) for name in named]
     serves: list[str] = []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 import re
 import threading
+import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from packtrain.errors import UnavailableError
@@ -13,7 +15,7 @@ from packtrain.kube.api_errors import AbsentError, NotYetError
 from packtrain.kube.observe import Say
 from packtrain.kube.pod_facts import Pod, read_pod
 
-#: Tries to open a stream again without a new line in between.
+#: Tries to read the log of a pod that has ended, and whose node may be gone.
 TRIES = 20
 _STAMP = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d+))?(Z|[+-]\d\d:\d\d) ?(.*)", re.DOTALL)
 
@@ -55,6 +57,10 @@ class Place:
         return str(text)
 
 
+class LogLostError(UnavailableError):
+    """The log of a pod that has ended went with its node."""
+
+
 @dataclass
 class Reader:
     """Reads the log of one pod to its end, over any number of streams."""
@@ -64,16 +70,19 @@ class Reader:
     say: Say
     stop: threading.Event
     pause: float = 1.0
+    away: float = 900.0
+    """Seconds for which a pod that runs may be out of reach."""
     place: Place = field(default_factory=Place)
 
     def run(self) -> None:
-        """Errors: :class:`UnavailableError` where the log cannot be reached, after many tries."""
-        failures, over = 0, False
+        """Errors: :class:`LogLostError` where the pod has ended and its log is out of reach,
+        :class:`UnavailableError` where that of a pod which runs stays so."""
+        failures, over, reached = 0, False, time.monotonic()
         while not self.stop.is_set():
             before, was_over = (self.place.stamp, self.place.same), over
             try:
                 self._stream()
-                failures = 0
+                failures, reached = 0, time.monotonic()
                 if was_over and (self.place.stamp, self.place.same) == before:
                     return
                 # A stream may end in order before the log does: only one that brings nothing after the end
@@ -82,10 +91,17 @@ class Reader:
             except AbsentError:
                 return  # the pod is gone, with its log
             except NotYetError:
-                failures = 0
+                failures, reached = 0, time.monotonic()
             except UnavailableError:
-                failures = failures + 1 if (self.place.stamp, self.place.same) == before else 1
-                if failures > TRIES:
+                if (self.place.stamp, self.place.same) != before:
+                    failures, reached = 0, time.monotonic()
+                failures += 1
+                if failures > TRIES and self._has_ended():
+                    raise LogLostError(
+                        f"the rest of the log of {self.pod.name} is out of reach, with its node; the last "
+                        "lines of every attempt are in the bucket (packtrain logs RUN --every-rank)"
+                    ) from None
+                if time.monotonic() - reached > self.away:
                     raise
             self.stop.wait(self.pause * random.uniform(0.5, 1.0))
 
@@ -98,6 +114,11 @@ class Reader:
                     self.say(text)
                 if self.stop.is_set():
                     return
+
+    def _has_ended(self) -> bool:
+        with suppress(UnavailableError):  # the API server itself is away: nothing is known
+            return self._is_over()
+        return False
 
     def _is_over(self) -> bool:
         """The stream ended in order: because the container did, or for another reason?"""

@@ -18,9 +18,9 @@ from packtrain.kube import observe
 from packtrain.kube.api import POD, Cluster
 from packtrain.kube.api_errors import AbsentError, NotYetError
 from packtrain.kube.follow import Observation, look
-from packtrain.kube.log_streams import Reader
+from packtrain.kube.log_streams import LogLostError, Reader
 from packtrain.kube.names import TRAINER, selector
-from packtrain.kube.observe import Say, find_job
+from packtrain.kube.observe import Pace, Say, find_job
 from packtrain.kube.places import run_place
 from packtrain.kube.pod_facts import Pod, current, read_pod
 from packtrain.run.log_mirror import RankLog, read_logs
@@ -81,8 +81,8 @@ class Following:
     cluster: Cluster
     run: str
     say: SayLine
-    pause: float
-    """Seconds between two looks for new pods."""
+    note: Say
+    pace: Pace
 
     def to_end(self) -> bool:
         """Whether there was any pod. Ctrl-C ends it, and leaves the run alone."""
@@ -91,20 +91,21 @@ class Following:
         readers: dict[str, threading.Thread] = {}
         try:
             while True:
-                over = self._over()
-                for pod in pods_of(self.cluster, self.run):
+                over, pods = observe.sit_out(self._look, self.note, self.pace)
+                for pod in pods:
                     if pod.uid not in readers:
                         readers[pod.uid] = self._read(pod, lines, stop)
-                self._print(lines, self.pause)
+                self._print(lines, 2 * self.pace.least)
                 if over and not any(thread.is_alive() for thread in readers.values()):
                     self._print(lines, 0.0)
                     return bool(readers)
         finally:
             stop.set()
 
-    def _over(self) -> bool:
+    def _look(self) -> tuple[bool, list[Pod]]:
+        """Whether the job is over, and its pods."""
         job = find_job(self.cluster, self.run)
-        return job is None or look(Observation(job)).over
+        return job is None or look(Observation(job)).over, pods_of(self.cluster, self.run)
 
     def _read(
         self, pod: Pod, lines: queue.Queue[Line | PacktrainError], stop: threading.Event
@@ -116,7 +117,8 @@ class Following:
                     pod,
                     lambda line: lines.put(Line(pod.index, None, line)),
                     stop,
-                    self.pause / 2,
+                    self.pace.least,
+                    self.pace.away,
                 ).run()
             except PacktrainError as error:
                 lines.put(error)
@@ -133,6 +135,9 @@ class Following:
                 line = lines.get(timeout=max(0.0, until - time.monotonic()) or 0.001)
             except queue.Empty:
                 return
+            if isinstance(line, LogLostError):
+                self.note(str(line))
+                continue
             if isinstance(line, PacktrainError):
                 raise line
             self.say(line)
@@ -188,13 +193,14 @@ def logs(
     if not wanted.every_rank:
         try:
             with connect() as cluster:
-                shown = _from_cluster(cluster, config, say, wanted)
+                shown = _from_cluster(cluster, config, say, wanted, note)
         except PacktrainError as error:
-            note(f"{error}: what the bucket has is shown")
             unreachable = error
     if shown:
         return
     for line in from_bucket(config, previous=wanted.previous, every_rank=wanted.every_rank):
+        if unreachable is not None and not shown:
+            note(f"{unreachable}: what the bucket has is shown")
         say(line)
         shown = True
     if not shown and unreachable is not None:
@@ -207,9 +213,9 @@ def logs(
         )
 
 
-def _from_cluster(cluster: Cluster, config: RunConfig, say: SayLine, wanted: Wanted) -> bool:
+def _from_cluster(cluster: Cluster, config: RunConfig, say: SayLine, wanted: Wanted, note: Say) -> bool:
     if wanted.previous:
         return show_previous(cluster, config.name, say)
     if wanted.follow:
-        return Following(cluster, config.name, say, 2 * observe.PACE.least).to_end()
+        return Following(cluster, config.name, say, note, observe.PACE).to_end()
     return show(cluster, config.name, say)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TypeVar
 
 from packtrain.errors import AccessError, ConfigError, PacktrainError, PreemptedError, UnavailableError
 from packtrain.kube.api import EVENT, JOB, JOBSET, POD, WORKLOAD, Cluster, Kind, Object
@@ -21,6 +22,7 @@ from packtrain.kube.pod_facts import Pod, current, read_pod
 from packtrain.train.progress import duration
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 #: Lines of rank 0 that tell where the trainer stands, or why it failed.
 LINES = 40
 
@@ -98,6 +100,27 @@ class Pace:
 PACE = Pace()
 
 
+def sit_out(
+    ask: Callable[[], T],
+    say: Say,
+    pace: Pace,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> T:
+    """What ``ask`` returns. While the API server is away it is asked again, until that takes too long."""
+    begun, said = clock(), False
+    while True:
+        try:
+            return ask()
+        except UnavailableError as error:
+            if clock() - begun > pace.away:
+                raise
+            if not said:
+                say(f"{error}; the run goes on without it, and it is asked again")
+                said = True
+            sleep(pace.most * random.uniform(0.5, 1.0))
+
+
 @dataclass
 class Watching:
     """Follows one job to its end."""
@@ -143,22 +166,23 @@ class Watching:
             self._wait(version)
 
     def _seen(self) -> tuple[State, str] | None:
-        """None while the API server is away; it is asked again until that takes too long."""
-        begun, said = self.clock(), False
-        while True:
-            try:
-                job = self.cluster.get(self.kind, self.name)
-                observation, version = observe(self.cluster, job, self.run, self.role)
-                return look(observation), version
-            except AbsentError:
-                return None
-            except UnavailableError as error:
-                if self.clock() - begun > self.pace.away:
-                    raise
-                if not said:
-                    self.say(f"{error}; the run goes on without it, and it is asked again")
-                    said = True
-                self.sleep(self.pace.most * random.uniform(0.5, 1.0))
+        """None where what is looked at goes in the middle of the look."""
+
+        def once() -> tuple[State, str]:
+            job = self.cluster.get(self.kind, self.name)
+            observation, version = observe(self.cluster, job, self.run, self.role)
+            return look(observation), version
+
+        try:
+            return sit_out(once, self.say, self.pace, self.clock, self.sleep)
+        except AbsentError:
+            return None
+        except PacktrainError:
+            self.say(
+                f"The {self.kind.spoken} {self.name} goes on in the cluster, and is not seen any more: "
+                "the same command follows it again."
+            )
+            raise
 
     def _tell(self, state: State) -> None:
         if state.over and state.phase != "gone":

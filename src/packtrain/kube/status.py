@@ -30,11 +30,11 @@ class Standing:
     namespace: str
     cluster: str
     state: State | None
-    """In the cluster; None where no job is there."""
+    """In the cluster; None where it could not be asked."""
     story: Story | None = None
     """In the bucket; None where it was not asked, or has none."""
-    notes: tuple[str, ...] = ()
-    """What could not be seen."""
+    notes: tuple[PacktrainError, ...] = ()
+    """Why something could not be seen."""
     job: Object | None = None
 
     @property
@@ -43,10 +43,12 @@ class Standing:
             return spoken(self.state)
         told = self.story.to_json() if self.story else None
         if told is None:
-            return "unknown: no job in the cluster, and no run in the bucket"
+            asked = "the bucket cannot be asked" if self.notes else "no run in the bucket"
+            return f"unknown: no job in the cluster, and {asked}"
         ended = told["ended"]
         if ended is None:
-            return f"not in the cluster; its last word is of {told['last_event'] or 'never'}"
+            where = "the cluster cannot be asked" if self.state is None else "not in the cluster"
+            return f"{where}; its last word is of {told['last_event'] or 'never'}"
         if ended["outcome"] == "done":
             return "succeeded: done and verified"
         return f"{ended['outcome']}: {ended['message'] or 'nothing more was said'}"
@@ -72,12 +74,12 @@ class Standing:
             "run_uri": annotations.get(RUN_URI) or (self.story.uri if self.story else None),
             "output_uri": annotations.get(OUTPUT_URI),
             "progress": self.story.to_json() if self.story else None,
-            "notes": list(self.notes),
+            "notes": [str(note) for note in self.notes],
         }
 
 
 def of_run(config: RunConfig, connect: Callable[[], AbstractContextManager[Cluster]]) -> Standing:
-    """One run. What cannot be asked is noted; an error only where neither side answers."""
+    """One run. What cannot be asked is noted; an error only where the other side knows nothing."""
     notes: list[PacktrainError] = []
     state = job = found = None
     place = config.cluster.name or "the cluster"
@@ -92,12 +94,11 @@ def of_run(config: RunConfig, connect: Callable[[], AbstractContextManager[Clust
         found = story(config)
     except PacktrainError as error:
         notes.append(error)
-    if len(notes) == 2:
+    if state is None and found is None:
         raise notes[0]
     labels = (job or {}).get("metadata", {}).get("labels") or {}
     run_id = labels.get(RUN_ID_LABEL, "").upper() or (found.identity.run_id if found else "")
-    said = tuple(str(note) for note in notes)
-    return Standing(config.name, run_id, config.cluster.namespace, place, state, found, said, job)
+    return Standing(config.name, run_id, config.cluster.namespace, place, state, found, tuple(notes), job)
 
 
 def of_cluster(cluster: Cluster) -> list[Standing]:

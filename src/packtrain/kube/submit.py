@@ -19,7 +19,7 @@ from packtrain.kube import nodes, observe
 from packtrain.kube.access import connect
 from packtrain.kube.api import PATIENCE, Cluster, Object, kind_of
 from packtrain.kube.asking import preflight
-from packtrain.kube.begin import make, remove
+from packtrain.kube.begin import give, make, remove, run_file_of
 from packtrain.kube.checks import check_for_cluster
 from packtrain.kube.cost import budget_sentence, price_sentence
 from packtrain.kube.follow import Observation, State, look
@@ -166,6 +166,9 @@ def _found(
         known = known or theirs
         config = as_it_began(config, known)
     if not state.over:
+        run_file = run_file_of(cluster, job)
+        if run_file is not None:  # a submit may have been cut before it gave it away
+            give(cluster, run_file, job)
         world.say(f"The run {config.name} ({theirs.run_id}) is in the cluster already: it is followed.")
         return config, known, job
     how = "ended" if state.phase == "succeeded" else f"failed ({state.detail})"

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from packtrain.artifacts.publish import CLAIM, read_receipt
+from packtrain.artifacts.publish import check_free
 from packtrain.artifacts.receipt import RECEIPT, Receipt
 from packtrain.config import RunConfig, config_hash, identity
 from packtrain.errors import AccessError, ConflictError, PacktrainError
-from packtrain.kube.api import CONFIG_MAP, Cluster, Object
+from packtrain.kube.api import Cluster, Object
+from packtrain.kube.begin import run_file_of
 from packtrain.kube.names import CONFIG_HASH, MANAGED_BY, RUN_FILE, RUN_ID_LABEL, RUN_LABEL
 from packtrain.run.begin import check_settings
 from packtrain.run.gate import COMMIT, with_revisions
@@ -78,20 +78,8 @@ def receipt_of(config: RunConfig, run_id: str | None) -> Receipt | None:
     uri = config.output.uri
     assert uri is not None
     with closing(open_storage(uri)) as storage:
-        claimed = None
-        with suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-            claimed = str(json.loads(storage.read(CLAIM))["run_id"])
-        try:
-            data = storage.read(RECEIPT)
-        except FileNotFoundError:
-            data = None
-        owner = read_receipt(data, f"{uri}/{RECEIPT}")[0] if data is not None else claimed
-        if owner is not None and owner != run_id:
-            raise ConflictError(
-                f"{uri} holds the adapter of another run ({owner})",
-                hint="name another place in output.uri, or remove what is there",
-            )
-        return None if data is None else Receipt.from_json(data, f"{uri}/{RECEIPT}")
+        data = check_free(storage, run_id or "")
+    return None if data is None else Receipt.from_json(data, f"{uri}/{RECEIPT}")
 
 
 def check_ours(job: Object, name: str) -> str:
@@ -123,10 +111,7 @@ def of_job(job: Object, name: str, cluster: Cluster) -> RunIdentity:
 
 def _settings(cluster: Cluster, job: Object) -> dict[str, Any] | None:
     """What affects training, from the job's ConfigMap."""
-    template = job["spec"].get("template") or job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
-    names = [each["configMap"]["name"] for each in template["spec"].get("volumes", []) if "configMap" in each]
-    found = cluster.get(CONFIG_MAP, names[0]) if names else None
-    text = ((found or {}).get("data") or {}).get(RUN_FILE)
+    text = ((run_file_of(cluster, job) or {}).get("data") or {}).get(RUN_FILE)
     if text is None:
         return None
     with tempfile.TemporaryDirectory() as folder:
