@@ -62,7 +62,7 @@ def load_model(
 
     check_folder(base.folder, base.source, weights=True)
     with quiet_transformers():
-        model_config = _model_config(base, config)
+        model_config = checked_config(base, config)
         try:
             model, loading = AutoModelForCausalLM.from_pretrained(
                 base.folder,
@@ -93,7 +93,7 @@ def load_model(
     return model
 
 
-def _model_config(base: BaseFiles, config: ModelConfig) -> Any:
+def checked_config(base: BaseFiles, config: ModelConfig) -> Any:
     """The model's config, if it is of a causal language model whose weights are plain numbers."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig

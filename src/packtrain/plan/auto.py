@@ -1,0 +1,18 @@
+"""What ``micro_batch: auto`` becomes: the usual size, or as much of it as the traced step leaves room for."""
+
+from __future__ import annotations
+
+from packtrain.plan.memory import largest
+from packtrain.plan.setup import Setup
+
+
+def micro_batch(setup: Setup, batch_tokens: int, memory: int) -> int:
+    """Sequences in a forward pass of each GPU, at least 1. ``setup`` has the usual size.
+
+    No more than a GPU's part of a step, and on a GPU no more than fits into its ``memory`` (bytes).
+    """
+    part = max(1, -(-batch_tokens // (setup.length * setup.gpus)))
+    usual = min(setup.micro_batch, part)
+    if setup.device == "cpu":
+        return usual
+    return max(1, min(usual, largest(setup, memory)))
