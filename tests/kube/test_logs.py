@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 from standins.kube_api import Fault
@@ -11,7 +12,8 @@ from standins.kube_store import Object
 from standins.kube_story import Cluster, wait_until
 from submitted import Site, start
 
-from packtrain.kube.log_streams import Place
+from packtrain.kube import api
+from packtrain.kube.log_streams import TRIES, Place
 
 
 def stamp(second: int, fraction: str = "") -> str:
@@ -91,6 +93,59 @@ def test_a_pod_that_was_replaced_is_followed_by_its_successor(site: Site) -> Non
     assert site.packtrain("logs", run, "--previous").out.splitlines() == lines(1, 2)
 
 
+def test_a_pod_whose_log_went_with_its_node_does_not_end_the_following(site: Site) -> None:
+    gone = Fault(500, "InternalError", 'Get "https://10.0.0.1:10250/containerLogs/x": connection refused')
+
+    def story(cluster: Cluster, job: Object) -> None:
+        first = cluster.pod(job)
+        first.run()
+        first.log(*lines(1))
+        wait_until(lambda: any("follow=true" in path for _, path in site.api.requests))
+        site.api.faults.add("GET", f"{first.name}/log", gone, times=None)
+        first.evict()
+        second = cluster.pod(job)
+        second.run("gpu-node-2")
+        second.log("going on", *lines(2))
+        wait_until(lambda: site.api.faults.hits > TRIES)
+        second.log(*lines(3))
+        second.exit(0)
+        cluster.complete(job)
+
+    site.play(story)
+    run = site.run_file()
+    assert site.packtrain("submit", run, "--detach").code == 0
+    ended = site.packtrain("logs", run, "--follow")
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines()[-3:] == ["going on", *lines(2, 3)]
+    assert "is out of reach, with its node" in ended.err
+
+
+def test_an_api_server_that_is_away_for_a_while_does_not_end_the_following(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def story(cluster: Cluster, job: Object) -> None:
+        pod = cluster.pod(job)
+        pod.run()
+        pod.log(*lines(1))
+        wait_until(lambda: any("follow=true" in path for _, path in site.api.requests))
+        site.api.faults.add("GET", ".*", Fault(503, cut_after=0), times=None)
+        wait_until(lambda: site.api.faults.hits > 3 * TRIES)
+        site.api.faults.clear()
+        pod.log(*lines(2))
+        pod.exit(0)
+        cluster.complete(job)
+
+    site.play(story)
+    run = site.run_file()
+    assert site.packtrain("submit", run, "--detach").code == 0
+    impatient = replace(api.PATIENCE, attempts=1)
+    monkeypatch.setattr("packtrain.kube.access.connect.__wrapped__.__defaults__", (None, impatient))
+    ended = site.packtrain("logs", run, "--follow")
+    assert ended.code == 0, ended.err
+    assert ended.out.splitlines() == lines(1, 2)
+    assert ended.err.count("it is asked again") == 1
+
+
 def test_every_line_of_several_nodes_has_its_node(site: Site) -> None:
     def story(cluster: Cluster, jobset: Object) -> None:
         for index in range(2):
@@ -156,6 +211,7 @@ def test_a_cluster_that_is_away_and_an_empty_bucket(site: Site) -> None:
     ended = site.packtrain("logs", site.run_file())
     assert ended.code == 77
     assert "does not accept the login" in ended.err
+    assert "is shown" not in ended.err, "nothing is"
 
 
 def test_follow_and_previous_do_not_go_together(site: Site) -> None:

@@ -112,11 +112,23 @@ def test_when_the_job_is_gone_the_bucket_tells(site: Site) -> None:
     ended = site.packtrain("status", run)
     assert "succeeded" in ended.out
     assert "not seen: " in ended.err
+    assert "hint: roles/container.developer" in ended.err
+    site.tell(run_id, ("start", 2, {"run_id": run_id, "steps": 4, "resumed_from": 2}), attempt=3)
+    ended = site.packtrain("status", run)
+    assert "the cluster cannot be asked; its last word is of " in ended.out
+    assert ended.code == 0
 
 
 def test_nothing_is_known_of_a_run(site: Site) -> None:
-    assert "unknown" in site.packtrain("status", site.run_file()).out
+    ended = site.packtrain("status", site.run_file())
+    assert "unknown: no job in the cluster, and no run in the bucket" in ended.out
+    assert ended.code == 0
+    ended = site.packtrain("status", site.run_file(output__uri="gs://none/x"))
+    assert "unknown: no job in the cluster, and the bucket cannot be asked" in ended.out
     site.api.faults.add("*", ".*", Fault(401), times=None)
+    ended = site.packtrain("status", site.run_file())
+    assert ended.code == 77, "that no job was seen in a cluster that cannot be asked says nothing"
+    assert "hint: run: gcloud auth login" in ended.err
     ended = site.packtrain("status", site.run_file(output__uri="gs://none/x"))
     assert ended.code == 77, "neither side can be asked"
 

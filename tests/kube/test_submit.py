@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from standins.kube_store import Object
 from standins.kube_story import Cluster, wait_until
 from submitted import (
     IMAGE,
+    QUICK,
     Site,
     finish,
     real_preflight,
@@ -370,6 +372,28 @@ def test_bad_weather_on_the_way_is_sat_out(site: Site, fault: Fault) -> None:
     site.play(story)
     ended = site.packtrain("submit", site.run_file())
     assert ended.code == 0, ended.err
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [(Fault(401), 77), (Fault(403), 77), (Fault(drop=True), 69)], ids=str
+)
+def test_a_run_that_is_not_seen_any_more_is_said_to_go_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch, fault: Fault, code: int
+) -> None:
+    def story(cluster: Cluster, job: Object) -> None:
+        start(cluster, job)
+        wait_until(lambda: ("GET", "/api/v1/namespaces/default/events") in cluster.api.requests)
+        cluster.api.faults.add("*", ".*", fault, times=None)
+
+    monkeypatch.setattr("packtrain.kube.observe.PACE", replace(QUICK, away=0.5))
+    site.play(story)
+    run = site.run_file()
+    ended = site.packtrain("submit", run)
+    assert ended.code == code, ended.err
+    assert "The Job train goes on in the cluster, and is not seen any more: the same command" in ended.err
+    site.api.faults.clear()
+    ended = site.packtrain("submit", run, "--detach")
+    assert "is in the cluster already" in ended.err
 
 
 def test_a_job_that_is_deleted_by_somebody_is_told(site: Site) -> None:

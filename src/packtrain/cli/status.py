@@ -73,5 +73,5 @@ def _details(standing: Standing) -> None:
         typer.echo(f"  {line}")
     if told["hint"]:
         note(f"hint: {told['hint']}")
-    for line in told["notes"]:
-        note(f"not seen: {line}")
+    for unseen in standing.notes:
+        note(f"not seen: {unseen}" + (f"\n  hint: {unseen.hint}" if unseen.hint else ""))

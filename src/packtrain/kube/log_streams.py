@@ -98,8 +98,8 @@ class Reader:
                 failures += 1
                 if failures > TRIES and self._has_ended():
                     raise LogLostError(
-                        f"the rest of the log of {self.pod.name} is out of reach, with its node; the last "
-                        "lines of every attempt are in the bucket (packtrain logs RUN --every-rank)"
+                        f"the rest of the log of {self.pod.name} is out of reach, with its node; its last "
+                        "lines are in the bucket"
                     ) from None
                 if time.monotonic() - reached > self.away:
                     raise
