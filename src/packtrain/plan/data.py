@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,8 +24,8 @@ from packtrain.data.tokenized import TokenizedRows
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Rows that are tokenised; of more, a sample.
-MOST_ROWS = 4000
+#: Rows that are tokenised, up to twice as many; of more, a sample.
+MOST_ROWS = 2000
 #: Two standard errors.
 ERRORS = 2.0
 
@@ -50,6 +50,8 @@ class DataStats:
     """Tokenised; as many as there are where none was left out."""
     error: float
     """Of the number of tokens, as a share: two standard errors; 0 where all rows were read."""
+    sample: TokenizedRows = field(repr=False, compare=False)
+    """The rows that were tokenised."""
 
     @property
     def bins_a_step(self) -> float:
@@ -120,6 +122,7 @@ def of_rows(
         validation_tokens=validation_tokens,
         sampled_rows=len(rows),
         error=0.0 if whole else ERRORS * spread / math.sqrt(len(rows)),
+        sample=rows,
     )
 
 

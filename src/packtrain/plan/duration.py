@@ -22,6 +22,8 @@ from packtrain.plan.throughput import LAUNCH, StepTime, standing_weights
 DOWNLOAD, READ = Interval(0.1e9, 0.4e9, 1.5e9), Interval(0.5e9, 1.5e9, 4e9)
 #: Seconds for the container's programs to be ready: imports, ranks, the data. An assumption.
 BEGINNING = Interval(20.0, 45.0, 120.0)
+#: Seconds for reading and tokenising a row. An assumption.
+ROW = Interval(0.3e-3, 1e-3, 3e-3)
 #: Seconds for the checks of a saved adapter. An assumption.
 CHECKING = Interval(5.0, 20.0, 60.0)
 #: Tokens of an answer over `evaluate.max_new_tokens`.
@@ -66,7 +68,7 @@ def duration(
     if config.full:  # written, read again for the comparison, and sent to the bucket
         saving = saving + _over(2 * weights, READ) + _over(weights, DOWNLOAD)
     return Duration(
-        startup=BEGINNING + moved,
+        startup=BEGINNING + moved + ROW * data.rows,
         training=(step.seconds * data.steps).widened(data.error),
         evaluation=_evaluation(config, setup, profile, machine, data),
         answers=_answers(config, setup, machine, weights),

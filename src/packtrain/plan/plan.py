@@ -109,11 +109,11 @@ def planned(
         load = load_of(setup, data.bins_a_step, data.packing_efficiency)
         step = step_time(setup, profile, target.machine, load, keys.network)
         time = duration(config, setup, profile, target.machine, data, step)
-    elif data is not None:
+    elif data is not None and profile.reserved_bytes <= target.memory:
         from packtrain.plan.probe import probe
 
         say("trying some steps on this machine: about 20 seconds")
-        step, time = probe(config, base.files, base.config, setup, data)
+        step, time = probe(config, base.files, setup, data)
     cost = cost_of(config, target, time, keys.preemptions)
     return Planned(config, keys, base, target, setup, profile, data, why, step, time, cost)
 
