@@ -56,7 +56,7 @@ def test_where_nothing_can_be_lost_it_is_not_waited_for() -> None:
         process.terminate()
         _, err = process.communicate(timeout=120)
     assert process.returncode == 75
-    assert "stopped by SIGTERM, and not done within 5 s" in err
+    assert "stopped by SIGTERM, and not done within 5 s: ended with nothing to save" in err
 
 
 def test_what_is_saving_has_all_of_its_grace() -> None:

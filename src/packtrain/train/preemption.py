@@ -27,6 +27,7 @@ from packtrain.train.stop_watch import StopWatch
 NOTHING_TO_LOSE = 5.0
 #: Share of the grace after which a process that has not ended is.
 LAST_MOMENT = 0.95
+NOTHING_LOST = "the same command goes on from there"
 NOT_SAVED = "the same command goes on from the last checkpoint; checkpoint.grace is the time for a stop"
 #: So many Ctrl-C end without any tidying up.
 IMPATIENT = 4
@@ -76,7 +77,7 @@ class StopRequest:
             return UnavailableError(
                 "ended, because another rank did", hint="the same command goes on from the last checkpoint"
             )
-        return PreemptedError(f"stopped by {self.signal}", hint="the same command goes on from there")
+        return PreemptedError(f"stopped by {self.signal}", hint=NOTHING_LOST)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
@@ -134,10 +135,11 @@ class StopRequest:
         left = LAST_MOMENT * self.grace - passed
         if left > 0 and (self.requested or self._deferred):
             return left  # the main thread has seen it and is on its way, or saves first
-        message = f"stopped by SIGTERM, and not done within {passed:.0f} s: ended without saving"
+        message = f"stopped by SIGTERM, and not done within {passed:.0f} s: ended "
+        message += "with nothing to save" if left > 0 else "without saving"
         try:
             self.on_overdue(message)
-            sys.stderr.write(f"error: {message}\nhint: {NOT_SAVED}\n")
+            sys.stderr.write(f"error: {message}\nhint: {NOTHING_LOST if left > 0 else NOT_SAVED}\n")
             sys.stderr.flush()
         finally:  # also where it cannot be told any more
             os._exit(PreemptedError.exit_code)
