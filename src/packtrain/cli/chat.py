@@ -40,7 +40,10 @@ def chat(
     """Talk with an adapter or a model. /reset forgets the turns, /exit ends, Ctrl-C stops an answer."""
     from packtrain.artifacts.locate import locate
     from packtrain.errors import UsageError
-    from packtrain.evaluate.chat import Chat, load
+    from packtrain.run.heavy import heavy_imports
+
+    with heavy_imports():
+        from packtrain.evaluate.chat import Chat, load
 
     if json_ and prompt is None:
         raise UsageError("--json needs --prompt")

@@ -36,10 +36,13 @@ def data(
     What the model is trained on is green on a terminal, and stands in ⟦…⟧ elsewhere.
     """
     from packtrain import runfile
-    from packtrain.data.chat import template_text
-    from packtrain.data.prepare import prepare
-    from packtrain.data.preview import parts
-    from packtrain.model.weights import load_tokenizer, resolve_base
+    from packtrain.run.heavy import heavy_imports
+
+    with heavy_imports():
+        from packtrain.data.chat import template_text
+        from packtrain.data.prepare import prepare
+        from packtrain.data.preview import parts
+        from packtrain.model.weights import load_tokenizer, resolve_base
 
     config = runfile.load(run, set_ or []).config
     tokenizer = load_tokenizer(resolve_base(config.model, weights=False), config.model)

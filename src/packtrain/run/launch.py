@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from packtrain.errors import UsageError
+from packtrain.run.heavy import heavy_imports
 from packtrain.run.outcome import FOLDER, ProcessEnd
 from packtrain.run.processes import die_with
 from packtrain.rundir import write_atomically
@@ -166,10 +167,11 @@ def _torchrun(arguments: Sequence[str], folder: Path) -> tuple[dict[int, Process
     sys.stdout = sys.stderr = (folder / LOG).open("w", buffering=1)
     told = os.environ.get("TORCH_CPP_LOG_LEVEL")
     os.environ["TORCH_CPP_LOG_LEVEL"] = "ERROR"  # read when torch is imported; goes to descriptor 2
-    from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import elastic_launch
-    from torch.distributed.run import config_from_args, parse_args
+    with heavy_imports():
+        from torch.distributed.elastic.multiprocessing import LogsDest, LogsSpecs, SignalException
+        from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+        from torch.distributed.launcher.api import elastic_launch
+        from torch.distributed.run import config_from_args, parse_args
 
     if told is None:
         del os.environ["TORCH_CPP_LOG_LEVEL"]

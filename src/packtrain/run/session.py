@@ -21,6 +21,7 @@ from packtrain.artifacts.receipt import RECEIPT, Receipt
 from packtrain.config import RunConfig, seconds
 from packtrain.errors import BugError, PacktrainError, PreemptedError
 from packtrain.evaluate.answers import Answer
+from packtrain.run.heavy import heavy_imports
 from packtrain.run.keeping import Keeping, keeping
 from packtrain.run.mirror import keep_config
 from packtrain.run.outcome import of_the_machine, write_outcome
@@ -179,7 +180,7 @@ def run(
     stop.grace, stop.on_overdue = seconds(run_file.config.checkpoint.grace), session.tell_overdue
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return _lead(session, new=new)
-    with stop.deferred():
+    with stop.deferred(), heavy_imports():
         from packtrain.model.parallel import joined
 
     with joined() as session.world:
@@ -187,7 +188,7 @@ def run(
             return _lead(session, new=new)
         session.progress = Silent()
         if session.world.broadcast(False):
-            with stop.deferred():
+            with stop.deferred(), heavy_imports():
                 from packtrain.run.training import make_adapter
 
             make_adapter(session)
@@ -225,7 +226,7 @@ def _lead(session: Session, *, new: bool) -> Outcome:
             if receipt is None:
                 # Imported here: torch and transformers take seconds, which a finished run does not need;
                 # and not interrupted: a library whose import was cut in the middle does not recover.
-                with stop.deferred():
+                with stop.deferred(), heavy_imports():
                     from packtrain.run.training import make_adapter
 
                 receipt = make_adapter(session)

@@ -1,0 +1,70 @@
+"""The collector while the heavy libraries are imported: asleep, and awake again."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+
+import pytest
+
+from packtrain.run.heavy import heavy_imports
+
+
+def told_by(code: str) -> str:
+    """What a new Python prints, in which nothing heavy is loaded yet."""
+    code = f"import gc, sys\nfrom packtrain.run.heavy import heavy_imports\n{code}"
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    ).stdout.strip()
+
+
+def test_nothing_is_collected_while_torch_is_imported() -> None:
+    told = told_by(
+        "seen = []\n"
+        "gc.callbacks.append(lambda phase, info: seen.append(phase))\n"
+        "with heavy_imports():\n"
+        "    import torch\n"
+        "    inside = len(seen)\n"
+        "print(inside, gc.isenabled(), gc.get_freeze_count() > 100_000, gc.get_count()[0] < 10_000)"
+    )
+    assert told == "0 True True True"
+
+
+def test_garbage_is_collected_again_afterwards() -> None:
+    told = told_by(
+        "import weakref\n"
+        "class Knot: pass\n"
+        "with heavy_imports(): pass\n"
+        "knot = Knot(); knot.itself = knot; gone = weakref.ref(knot); del knot\n"
+        "made = [[] for _ in range(100_000)]\n"
+        "print(gone())"
+    )
+    assert told == "None"
+
+
+def test_an_import_that_fails_leaves_the_collector_on() -> None:
+    told = told_by(
+        "try:\n"
+        "    with heavy_imports():\n"
+        "        import not_there\n"
+        "except ImportError as error:\n"
+        "    print(error.name, gc.isenabled())"
+    )
+    assert told == "not_there True"
+
+
+@pytest.mark.parametrize("setting", ["on", "off"])
+def test_a_process_that_is_under_way_is_left_as_it_is(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if setting == "on":
+        monkeypatch.setitem(sys.modules, "transformers", sys)
+    else:
+        gc.disable()
+    frozen = gc.get_freeze_count()
+    try:
+        with heavy_imports():
+            assert gc.isenabled() == (setting == "on")
+        assert gc.isenabled() == (setting == "on")
+        assert gc.get_freeze_count() == frozen
+    finally:
+        gc.enable()
