@@ -22,7 +22,7 @@ from packtrain.plan.memory import StepProfile, trace
 from packtrain.plan.options import PlanKeys
 from packtrain.plan.setup import Setup, setup_of
 from packtrain.plan.target import Target, target_of
-from packtrain.plan.throughput import StepTime, load_of, step_time
+from packtrain.plan.throughput import Load, StepTime, load_of, step_time
 
 Say = Callable[[str], None]
 
@@ -58,9 +58,10 @@ class Planned:
     @property
     def tokens_per_second(self) -> float | None:
         """Of all GPUs together, as expected."""
-        if self.step is None or self.data is None:
+        if self.step is None:
             return None
-        return self.data.tokens_a_step / self.step.seconds.expected
+        tokens = self.data.tokens_a_step if self.data else self.config.train.batch_tokens
+        return tokens / self.step.seconds.expected
 
 
 def plan_run(config: RunConfig, keys: PlanKeys, say: Say) -> Planned:
@@ -100,22 +101,31 @@ def planned(
     data: DataStats | None,
     why: str = "",
     say: Say = lambda text: None,
+    *,
+    probing: bool = True,
 ) -> Planned:
-    """The plan for one set-up. ``say`` is told of a probe, which takes seconds."""
+    """The plan for one set-up. On this machine steps are tried, which takes seconds: ``say`` is told."""
     setup = make_setup(config, keys, base, target, data)
     profile = trace(setup)
     step = time = None
-    if data is not None and target.machine is not None:
-        load = load_of(setup, data.bins_a_step, data.packing_efficiency)
-        step = step_time(setup, profile, target.machine, load, keys.network)
-        time = duration(config, setup, profile, target.machine, data, step)
-    elif data is not None and profile.reserved_bytes <= target.memory:
+    if target.machine is not None:
+        step = step_time(setup, profile, target.machine, _load(config, setup, data), keys.network)
+        if data is not None:
+            time = duration(config, setup, profile, target.machine, data, step)
+    elif probing and data is not None and profile.reserved_bytes <= target.memory:
         from packtrain.plan.probe import probe
 
         say("trying some steps on this machine: about 20 seconds")
         step, time = probe(config, base.files, setup, data)
     cost = cost_of(config, target, time, keys.preemptions)
     return Planned(config, keys, base, target, setup, profile, data, why, step, time, cost)
+
+
+def _load(config: RunConfig, setup: Setup, data: DataStats | None) -> Load:
+    """Without the data: whole sequences, and a whole batch."""
+    if data is None:
+        return load_of(setup, max(1.0, config.train.batch_tokens / setup.length), 1.0)
+    return load_of(setup, data.bins_a_step, data.packing_efficiency)
 
 
 def make_setup(
