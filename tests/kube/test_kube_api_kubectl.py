@@ -12,15 +12,11 @@ from typing import Any
 
 import pytest
 import yaml
+from kubectls import VERSIONS, find_kubectl
 from standins.kube_api import Fault, KubeApi
 from standins.kube_story import Cluster
 
-SDK = Path("/usr/lib/google-cloud-sdk/bin")
-PROGRAMS = {
-    version: path
-    for version in ("1.27", "1.30", "1.33")
-    if (path := shutil.which(f"kubectl.{version}") or shutil.which(str(SDK / f"kubectl.{version}")))
-}
+PROGRAMS = {version: str(path) for version in VERSIONS if (path := find_kubectl(version))}
 if not PROGRAMS and (of_path := shutil.which("kubectl")):
     PROGRAMS = {"of PATH": of_path}
 pytestmark = [

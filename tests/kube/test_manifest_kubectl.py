@@ -5,29 +5,19 @@ from __future__ import annotations
 
 import copy
 import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from kubectls import VERSIONS, need_kubectl
 from launches import config_of, launch_of
 
 from packtrain.kube.manifests import render
 from packtrain.kube.preflight import render_preflight
 from packtrain.kube.serve import Serving, render_serve
 from packtrain.plan.machines import machine
-
-GCLOUD = Path("/usr/lib/google-cloud-sdk/bin")
-
-
-def kubectl(version: str) -> Path:
-    """kubectl of a version, beside gcloud or on PATH; the test is skipped by name where it is not."""
-    found = shutil.which(f"kubectl.{version}", path=f"{os.environ.get('PATH', '')}:{GCLOUD}")
-    if found is None:
-        pytest.skip(f"kubectl.{version} is not installed (gcloud components install kubectl brings it)")
-    return Path(found)
 
 
 def read_by(program: Path, manifest: dict[str, Any], verb: list[str], tmp_path: Path) -> dict[str, Any]:
@@ -76,9 +66,9 @@ def jobs() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["1.27", "1.30", "1.33"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_kubectl_knows_all_of_our_pods(version: str, tmp_path: Path) -> None:
-    program = kubectl(version)
+    program = need_kubectl(version)
     for name, manifest in jobs().items():
         if version == "1.27" and name.startswith("tcpxo"):
             continue  # native sidecars came with 1.28
@@ -87,9 +77,9 @@ def test_kubectl_knows_all_of_our_pods(version: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("version", ["1.27", "1.33"])
+@pytest.mark.parametrize("version", VERSIONS)
 def test_kubectl_knows_the_other_objects(version: str, tmp_path: Path) -> None:
-    program = kubectl(version)
+    program = need_kubectl(version)
     serving = Serving(config_of(), "trainer:1", "gs://b/a", machine("g2-standard-12"))
     for manifest in (render(launch_of())[0], render_serve(serving)[1]):
         back = read_by(program, manifest, ["label", "packtrain-tried=1"], tmp_path)
@@ -100,7 +90,7 @@ def test_kubectl_knows_the_other_objects(version: str, tmp_path: Path) -> None:
 def test_a_field_that_kubectl_does_not_know_is_dropped_and_so_found(tmp_path: Path) -> None:
     manifest = copy.deepcopy(jobs()["tcpxo"])
     manifest["spec"]["template"]["spec"]["runtimeClass"] = "gvisor"
-    back = read_by(kubectl("1.30"), manifest, ["set", "env", "PACKTRAIN_TRIED=1"], tmp_path)
+    back = read_by(need_kubectl("1.30"), manifest, ["set", "env", "PACKTRAIN_TRIED=1"], tmp_path)
     assert "runtimeClass" not in back["spec"]["template"]["spec"]
 
 

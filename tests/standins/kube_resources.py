@@ -44,6 +44,7 @@ RESOURCES = (
     Resource("", "v1", "events", "Event", True, ("ev",)),
     Resource("", "v1", "resourcequotas", "ResourceQuota", True, ("quota",)),
     Resource("apps", "v1", "deployments", "Deployment", True, ("deploy",)),
+    Resource("apps", "v1", "daemonsets", "DaemonSet", True, ("ds",)),
     Resource("batch", "v1", "jobs", "Job"),
     Resource(
         "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", False, ("crd",)
