@@ -28,6 +28,7 @@ from packtrain.errors import PreemptedError
 #: ``packtrain.cli.<verb>``; of two words, the first is a group of verbs and the module.
 VERBS = {
     "init": "Write a commented run file to begin with.",
+    "plan": "Say what a run needs, how long it takes and what it costs.",
     "train": "Fine-tune as a run file says, and publish a verified adapter.",
     "verify-resume": "Prove that a run which is stopped and resumed ends the same.",
     "data": "Show the training data as the model sees it.",

@@ -131,10 +131,11 @@ def standing_weights(setup: Setup) -> int:
 def exposed(traffic: Interval, computing: Interval) -> Interval:
     """What is left of the traffic that a step's computing does not hide."""
     best, usual, worst = OVERLAP
+    expected = max(0.0, traffic.expected - usual * computing.expected)
     return Interval(
-        max(0.0, traffic.low - best * computing.low),
-        max(0.0, traffic.expected - usual * computing.expected),
-        max(0.0, traffic.high - worst * computing.high, traffic.expected - usual * computing.expected),
+        min(expected, max(0.0, traffic.low - best * computing.low)),
+        expected,
+        max(expected, traffic.high - worst * computing.high),
     )
 
 
