@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from packtrain.config import TrainConfig
 from packtrain.data.batches import collate
 from packtrain.model.loss import CausalLoss
-from packtrain.model.parallel import joined, shard
+from packtrain.model.parallel import joined, mesh_of, shard
 from packtrain.train.checkpoint import TrainingState, read, restore, take_snapshot
 from packtrain.train.optimizer import make_optimizer
 
@@ -30,7 +30,7 @@ def go_on(base: str, load: str | None, save: str) -> dict[str, Any]:
         adapter = adapt(model, dropout=0.0)
         loss = CausalLoss.of(model)
         if world.size > 1:
-            shard(loss, model.model.layers, world)
+            shard(loss, model.model.layers, mesh_of(world))
         optimizer = make_optimizer(adapter.parameters(), TrainConfig(learning_rate=1e-2))
         state, same = TrainingState(), True
         if load is not None:

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM
 from packtrain.data.batches import collate
 from packtrain.errors import DataError, UsageError
 from packtrain.model.loss import CausalLoss
-from packtrain.model.parallel import choose_mode, joined, peer_timeout, shard
+from packtrain.model.parallel import choose_mode, joined, mesh_of, peer_timeout, shard
 
 BINS = 5
 
@@ -34,7 +34,7 @@ def gradients_of(base: str, mode: str, dtype: str = "float32") -> dict[str, Any]
         loss = CausalLoss.of(model)
         before = adapter.tensors()
         if mode == "fsdp":
-            shard(loss, model.model.layers, world)
+            shard(loss, model.model.layers, mesh_of(world))
         rows = random_rows([30, 20, 25, 10, 40])
         bins = [torch.tensor([row]).numpy() for row in range(BINS)]
         adapter.train(True)

@@ -16,13 +16,16 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from packtrain.errors import UnavailableError, UsageError
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 T = TypeVar("T")
 Mode = Literal["data", "fsdp"]
@@ -250,8 +253,20 @@ def choose_mode(world: World, standing: int, wanted: Literal["auto", "data", "fs
     return "data" if standing < WHOLE_SHARE * memory else "fsdp"
 
 
+def mesh_of(world: World) -> DeviceMesh:
+    """Which ranks hold shards of the same copy: all of them, or over several nodes those of each."""
+    from torch.distributed.device_mesh import init_device_mesh
+
+    nodes = world.size // world.local_size
+    if nodes > 1 and world.local_size > 1:
+        return init_device_mesh(
+            world.device.type, (nodes, world.local_size), mesh_dim_names=("replicate", "shard")
+        )
+    return init_device_mesh(world.device.type, (world.size,))
+
+
 def shard(
-    loss: nn.Module, layers: Iterable[nn.Module], world: World, compute: torch.dtype | None = None
+    loss: nn.Module, layers: Iterable[nn.Module], mesh: DeviceMesh, compute: torch.dtype | None = None
 ) -> None:
     """FSDP2 on ``loss`` (the module around backbone and head): a group a decoder layer, one for the rest.
 
@@ -260,19 +275,11 @@ def shard(
     `torch.distributed.fsdp.fully_shard`; frozen and trainable parameters, of different types, share
     a group.
     """
-    from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
     policy = MixedPrecisionPolicy()
     if compute is not None:
         policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
-    nodes = world.size // world.local_size
-    if nodes > 1 and world.local_size > 1:
-        mesh = init_device_mesh(
-            world.device.type, (nodes, world.local_size), mesh_dim_names=("replicate", "shard")
-        )
-    else:
-        mesh = init_device_mesh(world.device.type, (world.size,))
     for layer in layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(loss, mesh=mesh, mp_policy=policy)

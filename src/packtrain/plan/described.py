@@ -9,7 +9,7 @@ Shapes: B sequences of L tokens, T = B·L, H query heads, K key/value heads, D h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,7 +68,9 @@ def _documents(lengths: tuple[int, ...], together: bool) -> Any:
         _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: object, **_: Any
     ) -> tuple[Tensor, None]:
         shape = query.transpose(1, 2).shape
-        flat = [part.transpose(1, 2).reshape(-1, part.shape[1], part.shape[3]) for part in (query, key, value)]
+        flat = [
+            part.transpose(1, 2).reshape(-1, part.shape[1], part.shape[3]) for part in (query, key, value)
+        ]
         if together:
             return _Flash.apply(*flat, lengths).view(shape), None
         parts = zip(*(part.split(lengths) for part in flat), strict=True)
@@ -143,6 +145,24 @@ def fused_norms(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         definition.apply_rotary_pos_emb = before
+
+
+def hold_inputs(layers: Iterable[nn.Module]) -> None:
+    """As FullyShardedDataParallel does where a layer has frozen parameters, until the backward pass ends.
+
+    Its hook on a layer's inputs (torch/distributed/fsdp/_runtime_utils.py,
+    `_register_post_backward_reshard_only_hook`) has them, and the gradients that came for them.
+    """
+    held: list[Tensor] = []
+
+    def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        hidden = inputs[0]
+        if hidden.requires_grad and not any(hidden is one for one in held):
+            held.append(hidden)
+            hidden.register_hook(held.append)
+
+    for layer in layers:
+        layer.register_forward_pre_hook(hook)
 
 
 def gpu_dropout(model: nn.Module) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.device_mesh import DeviceMesh
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from packtrain.config import AdapterConfig, TrainConfig
@@ -24,7 +25,7 @@ from packtrain.errors import ConfigError
 from packtrain.model.adapter import add_adapter, checkpoint_activations
 from packtrain.model.full import FullModel
 from packtrain.model.loss import CausalLoss
-from packtrain.model.parallel import World, shard
+from packtrain.model.parallel import World, mesh_of, shard
 from packtrain.model.quiet import quiet_transformers
 from packtrain.model.randomness import Randomness
 from packtrain.plan import described
@@ -37,6 +38,17 @@ Phase = tuple[str, int]
 
 
 @dataclass(frozen=True)
+class Call:
+    """One collective."""
+
+    phase: str
+    name: str
+    ranks: tuple[int, ...]
+    size: int
+    """Bytes of the whole tensor."""
+
+
+@dataclass(frozen=True)
 class Observed:
     """A step of a model with some number of layers."""
 
@@ -44,8 +56,7 @@ class Observed:
     peaks: dict[Phase, Peak]
     resident: int
     flops: float
-    calls: tuple[tuple[str, tuple[int, ...], int], ...]
-    """(name, ranks that take part, bytes) of each collective."""
+    calls: tuple[Call, ...]
 
 
 def observe(setup: Setup, layers: int) -> Observed:
@@ -53,18 +64,29 @@ def observe(setup: Setup, layers: int) -> Observed:
     with ExitStack() as stack:
         stack.enter_context(quiet_transformers())
         stack.enter_context(_process_group(setup.gpus))
+        world = World(
+            size=setup.gpus,
+            # A group of one to a node has nothing to shard over: then the shards go over all.
+            local_size=setup.gpus_per_node if setup.sharding == "hsdp" else 1,
+        )
+        mesh = None if setup.sharding == "none" else mesh_of(world)
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
         ledger = Ledger(block=CUDA_BLOCK if setup.device == "cuda" else 1)
         stack.enter_context(ledger)
         stack.enter_context(ledger.resizing())
         described.on_flops.append(ledger.add_flops)
         stack.callback(described.on_flops.remove, ledger.add_flops)
-        step = _Step(setup, ledger, *_build(setup, layers))
+        built = _theirs(setup, layers, mesh) if setup.peft else _ours(setup, layers, mesh)
+        step = _Step(setup, ledger, built, world)
         if setup.fused_norms:
             stack.enter_context(described.fused_norms(step.model))
         resident = step.run()
-        calls = tuple((name, _ranks(group), size) for _, name, group, size in ledger.calls)
-        peaks = {_phase(name): peak for name, peak in ledger.peaks().items() if name not in ("before", "after")}
+        calls = tuple(
+            Call(_phase(phase)[0], name, _ranks(group), size) for phase, name, group, size in ledger.calls
+        )
+        peaks = {
+            _phase(name): peak for name, peak in ledger.peaks().items() if name not in ("before", "after")
+        }
         return Observed(layers, peaks, resident, ledger.flops, calls)
 
 
@@ -75,7 +97,9 @@ def model_config(setup: Setup, layers: int | None = None) -> Any:
     try:
         found = AutoConfig.for_model(kind, **plain)
     except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"plan: the model's config.json cannot be used ({str(error).splitlines()[0]})") from error
+        raise ConfigError(
+            f"plan: the model's config.json cannot be used ({str(error).splitlines()[0]})"
+        ) from error
     text = found.get_text_config()
     if layers is not None:
         text.num_hidden_layers = layers
@@ -96,28 +120,44 @@ def build_model(setup: Setup, layers: int | None = None) -> PreTrainedModel:
     return model
 
 
+def layer_turn(setup: Setup) -> int:
+    """After how many layers their types come again."""
+    types = list(getattr(model_config(setup).get_text_config(), "layer_types", None) or [])
+    for turn in range(1, len(types)):
+        if all(one == other for one, other in zip(types, types[turn:], strict=False)):
+            return turn
+    return 1
+
+
+def parameters(setup: Setup) -> int:
+    """How many weights the whole model has."""
+    with quiet_transformers(), torch.device("meta"):
+        model = build_model(setup)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def stored_size(setup: Setup) -> int:
+    """Bytes of a weight in the model's files, as its config.json says."""
+    config = model_config(setup)
+    dtype = config.dtype or config.get_text_config().dtype or torch.float32
+    return int(getattr(torch, dtype).itemsize if isinstance(dtype, str) else dtype.itemsize)
+
+
 @dataclass(frozen=True)
 class _Built:
     """What one of the ways to build a set-up gives."""
 
     model: PreTrainedModel
+    layers: list[nn.Module]
     parameters: Callable[[], list[nn.Parameter]]
     """Those that are trained."""
     forward: Callable[[], Tensor]
 
 
-def _build(setup: Setup, layers: int) -> tuple[_Built, World]:
-    world = World(
-        size=setup.gpus,
-        # A group of one to a node has nothing to shard over: then the shards go over all.
-        local_size=setup.gpus_per_node if setup.sharding == "hsdp" else 1,
-    )
-    built = _theirs(setup, layers) if setup.peft else _ours(setup, build_model(setup, layers), world)
-    return built, world
-
-
-def _ours(setup: Setup, model: PreTrainedModel, world: World) -> _Built:
+def _ours(setup: Setup, layers: int, mesh: DeviceMesh | None) -> _Built:
     """As :func:`packtrain.run.spread.spread_model` does."""
+    model = build_model(setup, layers)
+    decoder = blocks(model)
     batch = _batch(setup)
     compute = getattr(torch, setup.dtype) if setup.dtype != setup.trained_dtype else None
     trainable: Any
@@ -135,8 +175,8 @@ def _ours(setup: Setup, model: PreTrainedModel, world: World) -> _Built:
     loss = CausalLoss.of(model)
     if setup.device == "cuda":
         described.use_attention(model, setup.attention, _lengths(setup))
-    if setup.sharding != "none":
-        shard(loss, blocks(model), world, compute)
+    if mesh is not None:
+        shard(loss, decoder, mesh, compute)
     else:
         loss.compute = compute
     trainable.train(True)
@@ -147,12 +187,14 @@ def _ours(setup: Setup, model: PreTrainedModel, world: World) -> _Built:
             result: Tensor = loss(batch)
             return result
         hidden = loss.hidden(replace(batch, target_positions=torch.arange(setup.tokens)))
-        return _other_loss(setup, hidden.view(setup.micro_batch, setup.length, -1), loss.head, batch.input_ids)
+        return _other_loss(
+            setup, hidden.view(setup.micro_batch, setup.length, -1), loss.head, batch.input_ids
+        )
 
-    return _Built(model, trainable.parameters, forward)
+    return _Built(model, decoder, trainable.parameters, forward)
 
 
-def _theirs(setup: Setup, layers: int) -> _Built:
+def _theirs(setup: Setup, layers: int, mesh: DeviceMesh | None) -> _Built:
     """As transformers' Trainer with peft: rows of a batch, dropout as they have it."""
     # peft moves what it makes to the base's type and place, which only "meta" lets it do without content.
     with _real(), torch.device("meta"):
@@ -180,16 +222,30 @@ def _theirs(setup: Setup, layers: int) -> _Built:
     if setup.checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     described.use_attention(model, setup.attention, _lengths(setup))
+    whole, decoder = _TheirLoss(setup, model), blocks(model)
+    if mesh is not None:
+        trained_in = setup.trained_dtype if setup.adapter.kind == "none" else setup.dtype
+        shard(whole, decoder, mesh, getattr(torch, setup.dtype) if trained_in != setup.dtype else None)
+    if setup.fsdp1 and setup.adapter.kind != "none":
+        described.hold_inputs(decoder)
     ids = torch.zeros(setup.micro_batch, setup.length, dtype=torch.long)
-    positions = torch.zeros(1, setup.length, dtype=torch.long)
-    autocast = torch.autocast("cpu", torch.bfloat16) if setup.autocast else nullcontext()
+    return _Built(
+        model, decoder, lambda: [p for p in trained.parameters() if p.requires_grad], lambda: whole(ids)
+    )
 
-    def forward() -> Tensor:
-        with autocast:
-            output = model.base_model(input_ids=ids, position_ids=positions, use_cache=False)
-            return _other_loss(setup, output.last_hidden_state, model.get_output_embeddings(), ids)
 
-    return _Built(model, lambda: [p for p in trained.parameters() if p.requires_grad], forward)
+class _TheirLoss(nn.Module):
+    """Backbone, head and loss in one module, so that what shards it sees one forward."""
+
+    def __init__(self, setup: Setup, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.setup, self.backbone, self.head = setup, model.base_model, model.get_output_embeddings()
+
+    def forward(self, ids: Tensor) -> Tensor:
+        positions = torch.zeros(1, self.setup.length, dtype=torch.long)
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.setup.autocast):
+            output = self.backbone(input_ids=ids, position_ids=positions, use_cache=False)
+            return _other_loss(self.setup, output.last_hidden_state, self.head, ids)
 
 
 def _other_loss(setup: Setup, hidden: Tensor, head: Any, ids: Tensor) -> Tensor:
@@ -291,6 +347,7 @@ class _Step:
         ledger.enter_phase("optimizer -1")
         del loss
         if self.setup.sharding == "none":
+            ledger.name("gradients", (parameter.grad for parameter in parameters))
             self.world.sum_gradients(parameters)
         ledger.name("gradients", (parameter.grad for parameter in parameters))
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -315,7 +372,7 @@ class _Step:
 
     def _watch(self) -> None:
         """Say when a layer's forward or backward pass begins."""
-        layers = blocks(self.model)
+        layers = self.built.layers
         for number, layer in enumerate(layers):
             layer.register_forward_pre_hook(self._begins(number))
             layer.register_forward_hook(self._ended(number, last=number == len(layers) - 1))

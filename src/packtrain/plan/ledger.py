@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -152,11 +153,9 @@ class Ledger(TorchDispatchMode):
 
 
 def storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
-    """Of a plain tensor its own; of a sharded or other wrapping one those of what it wraps."""
-    flatten = getattr(type(tensor), "__tensor_flatten__", None)
-    if flatten is not None and hasattr(tensor, "__tensor_flatten__"):
-        names, _ = tensor.__tensor_flatten__()  # type: ignore[operator]
-        return [storage for name in names for storage in storages(getattr(tensor, name))]
+    """Of a plain tensor its own; of a sharded one that of its shard."""
+    if isinstance(tensor, DTensor):
+        return storages(tensor._local_tensor)
     return [tensor.untyped_storage()]
 
 

@@ -7,15 +7,38 @@ allocation is counted, and what a layer adds is added for the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import functools
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from packtrain.plan.setup import Setup
+
+if TYPE_CHECKING:
+    from packtrain.plan.graph import Observed
+
+#: cuBLAS' workspace for one stream (`getChosenWorkspaceSize`, aten/src/ATen/cuda/CublasHandlePool.cpp), and
+#: on how many PyTorch calls it: the forward pass' thread and the backward pass'.
+CUBLAS_WORKSPACE, CUBLAS_HANDLES = 8_519_680, 2
+#: What a process takes of a GPU before its first tensor: CUDA's context and the libraries' kernels. The
+#: constant part of nvidia-smi's figure less PyTorch's peak in fms-acceleration's rows, 0.74 to 0.80 GB.
+CONTEXT = 800_000_000
+#: What PyTorch's allocator holds beyond what is asked of it, as a share of what comes and goes in a step: the
+#: part of the same difference that grows with the batch, 7.5 to 11.5 %.
+ALLOCATOR_SHARE = 0.115
+#: NCCL's buffers and the contexts of its peers, where there are several GPUs. An assumption: no figure is
+#: published; NCCL_BUFFSIZE is 4 MiB for each channel and peer.
+NCCL = 800_000_000
+#: Fewest layers that show how the first, the second, the last but one and the last differ.
+FEWEST = 3
+#: `largest` answers lengths in steps of so many tokens.
+LENGTH_STEP = 64
+MOST = {"micro_batch": 1 << 16, "length": 1 << 20}
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """What one collective moves; ``size`` bytes whole, on each of ``ranks`` GPUs."""
+    """What one kind of collective moves; ``size`` bytes whole, on each of ``ranks`` GPUs."""
 
     kind: Literal["all_gather", "reduce_scatter", "all_reduce"]
     ranks: int
@@ -42,23 +65,198 @@ class StepProfile:
     """The peak by kind: weights, adapter, gradients, optimizer, activations, logits_and_loss,
     all_gather, workspaces; `context` is in `reserved_bytes` alone."""
     peak_phase: str
-    """When the peak comes, such as `backward of layer 31` or `loss`."""
+    """When the peak comes, such as `backward of layer 32 of 32` or `loss`."""
     flops: float
     """Of one micro-batch, forward and backward, with what checkpointing computes again."""
     communication: tuple[Traffic, ...]
     layers_traced: tuple[int, ...]
 
 
+@functools.lru_cache(maxsize=256)
 def trace(setup: Setup) -> StepProfile:
     """Trace one step. Pure, and remembered in the process. Errors: :class:`ConfigError`."""
-    raise AssertionError(setup)
+    if _in_a_group():
+        return _apart(setup)
+    few, more = _observed(setup)
+    line = _Line(few, more, setup.layers)
+    peaks = {place: line.at(few_peak, more_peak) for place, few_peak, more_peak in line.places()}
+    (what, where), most = max(peaks.items(), key=lambda item: item[1]["total"])
+    total = most.pop("total")
+    workspaces = CUBLAS_WORKSPACE * CUBLAS_HANDLES if setup.device == "cuda" else 0
+    resident = line.number(few.resident, more.resident) + workspaces
+    total += workspaces
+    by_kind = {kind: size for kind, size in sorted(most.items()) if size > 0} | {"workspaces": workspaces}
+    return StepProfile(
+        peak_bytes=total,
+        reserved_bytes=total + (_lost(setup, total - resident) if setup.device == "cuda" else 0),
+        resident_bytes=resident,
+        by_kind=by_kind,
+        peak_phase=_said(what, where, setup.layers),
+        flops=line.number(few.flops, more.flops),
+        communication=tuple(_traffic(line, setup)),
+        layers_traced=tuple(sorted({few.layers, more.layers})),
+    )
+
+
+def _lost(setup: Setup, changing: int) -> int:
+    """Bytes of a GPU that are not PyTorch's to give."""
+    several = NCCL if setup.gpus > 1 else 0
+    return CONTEXT + several + round(ALLOCATOR_SHARE * max(0, changing))
+
+
+def _in_a_group() -> bool:
+    """Whether this process is one of several that train: the traced group would take the real one's place."""
+    import torch.distributed as dist
+
+    return bool(dist.is_available() and dist.is_initialized())
+
+
+def _apart(setup: Setup) -> StepProfile:
+    """The same in a process of its own."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(trace, setup).result()
+
+
+def _observed(setup: Setup) -> tuple[Observed, Observed]:
+    """The step with two numbers of layers, or twice the same where the model has so few.
+
+    Layers of several types in turn (local and global attention) are taken whole turns at a time.
+    """
+    from packtrain.plan.graph import layer_turn, observe
+
+    turn = layer_turn(setup)
+    few = FEWEST + (setup.layers - FEWEST) % turn
+    if setup.layers <= few + turn:
+        whole = observe(setup, setup.layers)
+        return whole, whole
+    return observe(setup, few), observe(setup, few + turn)
+
+
+@dataclass(frozen=True)
+class _Line:
+    """What a layer adds, from two observations, to say what all of them take."""
+
+    few: Observed
+    more: Observed
+    layers: int
+
+    def number(self, few: float, more: float) -> int:
+        if self.few.layers == self.more.layers:
+            return round(few)
+        each = (more - few) / (self.more.layers - self.few.layers)
+        return round(few + each * (self.layers - self.few.layers))
+
+    def at(self, few: dict[str, int], more: dict[str, int]) -> dict[str, int]:
+        return {kind: self.number(few.get(kind, 0), more.get(kind, 0)) for kind in few.keys() | more.keys()}
+
+    def places(self) -> Iterator[tuple[tuple[str, str], dict[str, int], dict[str, int]]]:
+        """(what, where), and the peak there in both. Between two places the memory is a line."""
+        found = [
+            {
+                (what, where): {"total": peak.total, **peak.by_kind}
+                for (what, layer), peak in one.peaks.items()
+                for where in _places(layer, one.layers)
+            }
+            for one in (self.few, self.more)
+        ]
+        for place in found[0]:
+            if place in found[1]:
+                yield place, found[0][place], found[1][place]
+
+
+def _places(layer: int, layers: int) -> list[str]:
+    if layer < 0:
+        return [""]
+    names = {0: "first", 1: "second", layers - 2: "last but one", layers - 1: "last"}
+    return (
+        [name for number, name in names.items() if number == layer]
+        if layers > FEWEST
+        else _few(layer, layers)
+    )
+
+
+def _few(layer: int, layers: int) -> list[str]:
+    """Of three layers or fewer one can stand for two of the places."""
+    places = {"first": 0, "second": 1, "last but one": layers - 2, "last": layers - 1}
+    return [name for name, number in places.items() if number == layer]
+
+
+def _said(what: str, where: str, layers: int) -> str:
+    number = {"first": 1, "second": 2, "last but one": layers - 1, "last": layers}.get(where)
+    return f"{what} of layer {number} of {layers}" if number else what
+
+
+_KINDS: dict[str, Literal["all_gather", "reduce_scatter", "all_reduce"]] = {
+    "allgather": "all_gather",
+    "all_gather": "all_gather",
+    "reduce_scatter": "reduce_scatter",
+    "allreduce": "all_reduce",
+    "all_reduce": "all_reduce",
+}
+
+_Key = tuple[Literal["all_gather", "reduce_scatter", "all_reduce"], int, bool, Literal["micro_batch", "step"]]
+
+
+def _traffic(line: _Line, setup: Setup) -> Iterator[Traffic]:
+    few, more = _sums(line.few, setup), _sums(line.more, setup)
+    for key in sorted(few.keys() | more.keys()):
+        calls, size = (line.number(few.get(key, (0, 0))[i], more.get(key, (0, 0))[i]) for i in (0, 1))
+        yield Traffic(*key, calls=calls, size=size)
+
+
+def _sums(observed: Observed, setup: Setup) -> dict[_Key, tuple[int, int]]:
+    """(calls, bytes) by kind of collective."""
+    sums: dict[_Key, tuple[int, int]] = {}
+    for call in observed.calls:
+        kind = next((kind for part, kind in _KINDS.items() if part in call.name), None)
+        if kind is None:
+            continue
+        nodes = {rank // setup.gpus_per_node for rank in call.ranks}
+        every: Literal["micro_batch", "step"] = "step" if call.phase == "optimizer" else "micro_batch"
+        key = (kind, len(call.ranks), len(nodes) > 1, every)
+        calls, size = sums.get(key, (0, 0))
+        sums[key] = (calls + 1, size + call.size)
+    return sums
 
 
 def largest(setup: Setup, limit_bytes: int, what: Literal["micro_batch", "length"] = "micro_batch") -> int:
-    """The largest ``what`` whose `reserved_bytes` is within ``limit_bytes``; 0 where none is."""
-    raise AssertionError(setup, limit_bytes, what)
+    """The largest ``what`` whose `reserved_bytes` is within ``limit_bytes``; 0 where none is.
+
+    Lengths in steps of :data:`LENGTH_STEP`. The memory is nearly a line, so that a few traces find it.
+    """
+    step = LENGTH_STEP if what == "length" else 1
+
+    def needed(times: int) -> int:
+        return trace(replace(setup, **{what: times * step}, accumulation=2)).reserved_bytes
+
+    good, bad = 0, MOST[what] // step + 1
+    known: dict[int, int] = {}
+    guess = 1
+    while bad - good > 1:
+        known[guess] = needed(guess)
+        if known[guess] <= limit_bytes:
+            good = guess
+        else:
+            bad = guess
+        guess = min(max(_crossing(known, limit_bytes), good + 1), bad - 1)
+    return good * step
+
+
+def _crossing(known: dict[int, int], limit: int) -> int:
+    """Where a line through the two nearest known points meets the limit."""
+    if len(known) < 2:
+        return 8 * max(known)
+    (x, y), (other_x, other_y) = sorted(known.items(), key=lambda point: abs(point[1] - limit))[:2]
+    slope = (other_y - y) / (other_x - x)
+    return int(x + (limit - y) / slope) if slope > 0 else 2 * max(x, other_x)
 
 
 def standing_bytes(setup: Setup) -> int:
-    """What each device would hold without sharding, as :func:`packtrain.run.settings.standing_bytes`."""
-    raise AssertionError(setup)
+    """What each device would hold without sharding, as :func:`packtrain.run.settings.standing_bytes`:
+    the base as its files hold it, or 16 bytes for each of the weights that are all trained."""
+    from packtrain.plan.graph import parameters, stored_size
+
+    return parameters(setup) * (16 if setup.adapter.kind == "none" else stored_size(setup))

@@ -88,6 +88,9 @@ class Setup:
     device: Device = "cuda"
     peft: bool = False
     """The adapter's layers, and a batch of rows, as transformers' Trainer and peft have them."""
+    fsdp1: bool = False
+    """With ``peft``: FullyShardedDataParallel, which holds each layer's input, and the gradient of it,
+    to the end of the backward pass."""
     autocast: bool = False
     """With ``peft``: the Trainer's `bf16`, which computes in bfloat16 whatever the weights are in."""
 

@@ -16,7 +16,7 @@ from packtrain.model.adapter import add_adapter, checkpoint_activations
 from packtrain.model.full import MASTER, train_all
 from packtrain.model.loss import CausalLoss, check_against_model
 from packtrain.model.one_copy import one_copy
-from packtrain.model.parallel import Mode, World, shard
+from packtrain.model.parallel import Mode, World, mesh_of, shard
 from packtrain.model.trainable import Trainable
 from packtrain.model.weights import BaseFiles, load_model
 
@@ -86,7 +86,7 @@ def _shard(loss: CausalLoss, model: PreTrainedModel, world: World, compute: torc
     buffers = world.broadcast(own)
     block_types = set(model._no_split_modules or [])
     blocks = [module for module in model.modules() if type(module).__name__ in block_types]
-    shard(loss, blocks, world, compute)
+    shard(loss, blocks, mesh_of(world), compute)
     if not world.is_main:
         loss.to_empty(device=world.device)
     for name in buffers:
