@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -180,6 +181,15 @@ def test_two_resumes_from_older_and_older_checkpoints() -> None:
     assert steps == [(1, 1), (2, 1), (3, 3)]
 
 
+def test_an_evaluation_that_was_done_again_is_told_once() -> None:
+    """Cut off after an evaluation and before the next checkpoint, and resumed from the one before it."""
+    events = [event("start", 0, 1), event("eval", 0, 1), event("step", 1, 1), event("preempted", 1, 1)]
+    for attempt in (2, 3):
+        events += [event("start", 1, attempt, resumed_from=1), event("eval", 1, attempt)]
+    told = [(past.step, past.attempt) for past in history(events) if past.kind == "eval"]
+    assert told == [(0, 1), (1, 3)]
+
+
 def test_a_start_from_nothing_takes_all_progress_back() -> None:
     events = [
         event("start", 0),
@@ -206,6 +216,23 @@ def test_a_full_disk_is_told() -> None:
         with pytest.raises(StorageError, match="No space left"):
             writer.write("warning", 0)
         assert writer.seq == 0
+
+
+def test_what_fits_only_in_part_is_taken_back(tmp_path: Path) -> None:
+    """The disk is full in the middle of a line: what is written when there is room again is whole."""
+    path = tmp_path / "events.jsonl"
+    soft, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with EventWriter(path, 1) as writer:
+        writer.write("step", 1, loss=1.0)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, most))
+        try:
+            with pytest.raises(StorageError, match="10 of [0-9]+ bytes written"):
+                writer.write("step", 2, loss=1.0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, most))
+        writer.write("end", 1, exit_code=74)
+    assert [(event.kind, event.seq) for event in history(path)] == [("step", 0), ("end", 1)]
+    assert len(path.read_bytes().splitlines()) == 2
 
 
 _KILLED = """

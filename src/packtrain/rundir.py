@@ -199,12 +199,17 @@ class EventWriter:
         assert kind in KINDS, kind
         event = Event(kind, step, self.attempt, self.seq, timestamp(), fields=_finite(fields))
         data = (event.to_line() + "\n").encode()
+        before = os.fstat(self._file.fileno()).st_size
         try:
             written = self._file.write(data)
         except OSError as error:
             raise StorageError(f"cannot write {self.path}: {error.strerror or error}") from error
         if written != len(data):
-            raise StorageError(f"cannot write {self.path}: {written} of {len(data)} bytes written")
+            with contextlib.suppress(OSError):  # the next line must not begin in the middle of this one
+                os.ftruncate(self._file.fileno(), before)
+            raise StorageError(
+                f"cannot write {self.path}: {written} of {len(data)} bytes written, is the disk full?"
+            )
         self.seq += 1
         return event
 
@@ -217,8 +222,10 @@ class EventWriter:
 
     def close(self) -> None:
         if not self._file.closed:
-            os.fsync(self._file.fileno())
-            self._file.close()
+            try:
+                self.sync()
+            finally:
+                self._file.close()
 
     def __enter__(self) -> EventWriter:
         return self
@@ -273,6 +280,7 @@ def history(events: Path | Iterable[Event]) -> list[Event]:
     """A run's events as one story: what a resume superseded is left out.
 
     A ``start`` with ``resumed_from: N`` takes back all progress after step N; one without, all of it.
+    Of two evaluations after one step the later one is told.
     """
     if isinstance(events, Path):
         if not events.exists():
@@ -284,6 +292,10 @@ def history(events: Path | Iterable[Event]) -> list[Event]:
         if event.kind == "start":
             resumed_from = event.fields.get("resumed_from") or -1
             story = [past for past in story if past.kind not in PROGRESS or past.step <= resumed_from]
+        elif event.kind == "eval":
+            # An evaluation is after its step and before the checkpoint that knows of it: a run that was
+            # cut off in between evaluates again.
+            story = [past for past in story if (past.kind, past.step) != ("eval", event.step)]
         story.append(event)
     return story
 
