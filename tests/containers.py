@@ -79,6 +79,8 @@ def make_store(folder: Path, insecure: Sequence[str] = ()) -> Store:
     driver = "overlay" if _overlay_works(folder) else "vfs"
     (folder / "storage.conf").write_text(f'[storage]\ndriver = "{driver}"\n{places}')
     engine = 'runtime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
+    # What podman keeps outside of a store, and a reset removes: another test's container may be running.
+    engine += f'tmp_dir = "{folder}/tmp"\nlock_type = "file"\n'
     (folder / "containers.conf").write_text(f"[engine]\n{engine}")
     listed = "".join(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n' for host in insecure)
     (folder / "registries.conf").write_text(listed)
