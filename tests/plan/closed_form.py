@@ -77,7 +77,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for module in (ask, auto, memory, suggest):
         monkeypatch.setattr(module, "largest", largest)
-    for module in (memory, plan):
+    for module in (auto, memory, plan):
         monkeypatch.setattr(module, "trace", trace)
     for module in (memory, throughput):
         monkeypatch.setattr(module, "standing_bytes", weights)

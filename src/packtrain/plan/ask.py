@@ -56,7 +56,7 @@ def check_fits(answer: Answer) -> None:
 
 
 def does_not_fit(plan: Planned) -> str:
-    device = "this machine" if plan.target.machine is None else f"a {plan.target.machine.gpu_name}"
+    device = "this machine" if plan.target.machine is None else f"one {plan.target.machine.gpu_name}"
     return (
         f"{plan.config.name} does not fit: a step needs {plan.profile.reserved_bytes / GIB:.1f} GiB, and "
         f"{device} has {plan.target.memory / GIB:.1f} GiB"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from packtrain.plan.memory import largest
+from dataclasses import replace
+
+from packtrain.plan.memory import largest, trace
 from packtrain.plan.setup import Setup
 
 
@@ -13,6 +15,6 @@ def micro_batch(setup: Setup, batch_tokens: int, memory: int) -> int:
     """
     part = max(1, -(-batch_tokens // (setup.length * setup.gpus)))
     usual = min(setup.micro_batch, part)
-    if setup.device == "cpu":
+    if setup.device == "cpu" or trace(replace(setup, micro_batch=usual)).reserved_bytes <= memory:
         return usual
     return max(1, min(usual, largest(setup, memory)))

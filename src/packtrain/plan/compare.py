@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from packtrain.errors import ConfigError, UsageError
-from packtrain.plan.cost import Cost, cost_of
+from packtrain.plan.cost import CURRENCY, Cost, cost_of
 from packtrain.plan.machines import Capacity, Machine, machines
 from packtrain.plan.plan import Planned, planned
 from packtrain.plan.target import Target
@@ -33,12 +33,18 @@ class Option:
 
     @property
     def seconds(self) -> float:
-        """Expected; infinite where it is not known."""
-        return self.plan.time.seconds.expected if self.plan.time else float("inf")
+        """Expected, of the run; of a million tokens where it is not known how many there are."""
+        speed = self.plan.tokens_per_second
+        assert speed is not None
+        return self.plan.time.seconds.expected if self.plan.time else 1e6 / speed
 
     @property
-    def usd(self) -> float:
-        return self.cost.usd.expected if self.cost.usd else float("inf")
+    def usd(self) -> float | None:
+        """Expected, of the same; None without a price."""
+        if self.cost.usd is not None:
+            return self.cost.usd.expected
+        price = self.cost.price.usd if self.cost.price else None
+        return None if price is None else self.plan.target.nodes * price / 3600 * self.seconds
 
     def to_json(self) -> dict[str, Any]:
         target, time, usd = self.plan.target, self.plan.time, self.cost.usd
@@ -51,8 +57,9 @@ class Option:
             "fits": self.plan.fits,
             "reserved_bytes": self.plan.profile.reserved_bytes,
             "available_bytes": target.memory,
+            "tokens_per_second": self.plan.tokens_per_second,
             "time_seconds": None if time is None else time.seconds.to_json(),
-            "cost": None if usd is None else usd.to_json() | {"currency": "USD"},
+            "cost": None if usd is None else usd.to_json() | {"currency": CURRENCY},
             "cost_why": self.cost.why or None,
             "upper_bound": bool(self.cost.price and self.cost.price.upper_bound),
             "cheapest": self.cheapest,
@@ -71,19 +78,23 @@ def compare(plan: Planned, say: Callable[[str], None]) -> list[Option]:
         for capacity in CAPACITIES:
             cluster = plan.config.cluster.model_copy(update={"capacity": capacity})
             config = plan.config.model_copy(update={"cluster": cluster})
-            options.append(Option(tried, capacity, cost_of(config, target, tried.time, plan.keys.preemptions)))
+            options.append(
+                Option(tried, capacity, cost_of(config, target, tried.time, plan.keys.preemptions))
+            )
     return ranked(options)
 
 
 def ranked(options: Sequence[Option]) -> list[Option]:
     """What fits first, by cost, then time; the best are marked."""
-    order = sorted(options, key=lambda each: (not each.plan.fits, each.usd, each.seconds))
+    order = sorted(options, key=lambda each: (not each.plan.fits, _usd(each), each.seconds))
     fitting = [each for each in order if each.plan.fits]
-    priced = [each for each in fitting if each.cost.usd is not None]
-    timed = [each for each in fitting if each.plan.time is not None]
-    cheapest = min(priced, key=lambda each: each.usd, default=None)
-    fastest = min(timed, key=lambda each: (each.seconds, each.usd), default=None)
+    cheapest = next((each for each in fitting if each.usd is not None), None)
+    fastest = min(fitting, key=lambda each: (each.seconds, _usd(each)), default=None)
     return [replace(each, cheapest=each is cheapest, fastest=each is fastest) for each in order]
+
+
+def _usd(option: Option) -> float:
+    return float("inf") if option.usd is None else option.usd
 
 
 def _targets() -> Iterator[Target]:
@@ -136,7 +147,7 @@ class Scaled:
             "speed": round(self.speed, 3),
             "efficiency": round(self.efficiency, 3),
             "time_seconds": None if plan.time is None else plan.time.seconds.to_json(),
-            "cost": None if usd is None else usd.to_json() | {"currency": "USD"},
+            "cost": None if usd is None else usd.to_json() | {"currency": CURRENCY},
         }
 
 

@@ -73,7 +73,9 @@ def cost_of(config: RunConfig, target: Target, time: Duration | None, preemption
     return Cost(hours * (target.nodes * price.usd / 3600), "", price, lost)
 
 
-def preemptions_of(checkpoint: CheckpointConfig, nodes: int, time: Duration, own: float | None) -> Preemptions:
+def preemptions_of(
+    checkpoint: CheckpointConfig, nodes: int, time: Duration, own: float | None
+) -> Preemptions:
     """Any node that goes stops the run: it goes on from its last checkpoint, and starts anew."""
     rate = PREEMPTIONS if own is None else Interval.exactly(own)
     count = rate * nodes * (time.seconds * (1 / DAY))

@@ -29,6 +29,7 @@ MOST_ROWS = 2000
 #: Two standard errors.
 ERRORS = 2.0
 
+
 @dataclass(frozen=True)
 class DataStats:
     rows: int
@@ -86,9 +87,7 @@ def statistics(
         validation = held * float(rows.lengths.mean())
         kept -= held
     else:
-        own, own_total, own_read = _sampled(
-            open_source(section.validation, limit=section.limit), most_rows
-        )
+        own, own_total, own_read = _sampled(open_source(section.validation, limit=section.limit), most_rows)
         found = read_rows(section, tokenizer, own, chat_template)
         validation = float(found.lengths.sum()) / own_read * own_total
     return of_rows(config, rows, kept, round(validation), whole=read == total)

@@ -50,9 +50,7 @@ class Timed:
     answered_token: float
 
 
-def probe(
-    config: RunConfig, base: BaseFiles, setup: Setup, data: DataStats
-) -> tuple[StepTime, Duration]:
+def probe(config: RunConfig, base: BaseFiles, setup: Setup, data: DataStats) -> tuple[StepTime, Duration]:
     """The times of a run in one process here. Takes about 20 seconds, and the memory of the run."""
     return times(config, setup, data, measure(config, base, setup, data), weights=standing_weights(setup))
 

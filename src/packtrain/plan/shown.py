@@ -68,25 +68,27 @@ def memory(plan: Planned) -> Iterator[str]:
     yield f"  {'peak':<16} {_gib(profile.peak_bytes)}  {_bar(profile.peak_bytes, available)} {profile.peak_phase}"
     yield f"  {'between steps':<16} {_gib(profile.resident_bytes)}"
     left = available - profile.reserved_bytes
-    verdict = f"fits, {left / GIB:.2f} GiB left" if left >= 0 else f"DOES NOT FIT: {-left / GIB:.2f} GiB too much"
+    verdict = (
+        f"fits, {left / GIB:.2f} GiB left" if left >= 0 else f"DOES NOT FIT: {-left / GIB:.2f} GiB too much"
+    )
     yield f"  {'needed':<16} {_gib(profile.reserved_bytes)}  of {available / GIB:.2f} GiB: {verdict}"
 
 
 def comparison(options: Sequence[Option]) -> Iterator[str]:
-    yield f"{'machine':<24} {'capacity':<11} {'memory':>13}  {'time':>24}  {'USD':>22}"
+    yield f"{'machine':<24} {'capacity':<11} {'memory':>13}  {'time':>36}  {'USD':>24}"
     for option in options:
         plan, target = option.plan, option.plan.target
         assert target.machine is not None
         name = f"{target.nodes} × {target.machine.name}"
         share = f"{plan.profile.reserved_bytes / GIB:.1f} of {target.memory / GIB:.0f}"
-        marks = [word for word, marked in (("cheapest", option.cheapest), ("fastest", option.fastest)) if marked]
-        if not plan.fits:
-            cells = f"{'does not fit':>24}  {'':>22}"
-        else:
-            time = _range(plan.time.seconds) if plan.time else "not known"
-            cells = f"{time:>24}  {_priced(option):>22}"
+        marks = [
+            word for word, marked in (("cheapest", option.cheapest), ("fastest", option.fastest)) if marked
+        ]
+        time = _range(plan.time.seconds) if plan.time else spoken(option.seconds)
+        cells = f"{time:>36}  {_priced(option):>24}" if plan.fits else f"{'does not fit':>36}"
         yield f"{name:<24} {option.capacity:<11} {share:>13}  {cells}  {', '.join(marks)}".rstrip()
-    yield "Memory in GiB of each GPU; time and cost from low to high. A price that is not known is no price: none."
+    what = "" if options and options[0].plan.time else ", of a million tokens"
+    yield f"Memory in GiB of each GPU; time and cost{what}, low to high. Where no price is known: none."
 
 
 def scaling(rows: Sequence[Scaled]) -> Iterator[str]:
@@ -135,7 +137,9 @@ def _time(plan: Planned) -> Iterator[str]:
         yield f"time       not known: {time_why(plan)}"
     else:
         yield f"time       about {_range(plan.time.seconds)}"
-        parts = [f"{name} {spoken(part.expected)}" for name, part in plan.time.parts.items() if part.expected >= 1]
+        parts = [
+            f"{name} {spoken(part.expected)}" for name, part in plan.time.parts.items() if part.expected >= 1
+        ]
         yield f"  {', '.join(parts)}"
     if plan.step is not None and plan.tokens_per_second is not None:
         waiting = plan.step.waiting.expected / plan.step.seconds.expected
@@ -177,10 +181,14 @@ def _suggested(suggestion: Suggestion) -> str:
 
 
 def _priced(option: Option) -> str:
-    if option.cost.usd is None:
+    if option.usd is None:
         return "none"
     bound = "≤ " if option.cost.price and option.cost.price.upper_bound else ""
-    return f"{bound}{option.cost.usd.expected:,.2f} ({option.cost.usd.low:,.2f} to {option.cost.usd.high:,.2f})"
+    if option.cost.usd is None:
+        return f"{bound}{option.usd:,.2f}"
+    return (
+        f"{bound}{option.cost.usd.expected:,.2f} ({option.cost.usd.low:,.2f} to {option.cost.usd.high:,.2f})"
+    )
 
 
 def _range(seconds: Interval) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,8 @@ from packtrain.plan.target import Target
 #: A shorter length than this is none to train with.
 SHORTEST, LENGTH_STEP = 256, 128
 MOST_NODES = 16
+#: So many other machines are named.
+MOST_MACHINES = 3
 #: The smallest work of a GPU that does the same training.
 SMALL = ("train.micro_batch=1", "train.activation_checkpointing=true")
 
@@ -47,25 +49,40 @@ class Suggestion:
         }
 
 
+Candidate = tuple[str, tuple[str, ...], Target]
+"""A sentence, what to set, and where it is then run."""
+
+
 def suggestions(plan: Planned, say: Callable[[str], None]) -> tuple[Suggestion, ...]:
     """Changes with each of which the run fits, the least first; none for one that fits already."""
     if plan.fits:
         return ()
     say("looking for what would make it fit")
-    found = []
-    for sentence, changes, target in _candidates(plan):
-        for overrides in (changes, (*changes, *SMALL)) if changes else ():
+    found = _fitting(plan, _less(plan), many=9)
+    if plan.target.machine is not None:
+        found += _fitting(plan, _more_nodes(plan.target, plan.target.machine), many=1)
+    if plan.config.adapter.kind == "lora":
+        quantised = ("the base in 4 bits (QLoRA)", ("adapter.kind=qlora",), plan.target)
+        found += _fitting(plan, [quantised], many=1)
+    return tuple(found + _fitting(plan, _other_machines(plan), many=MOST_MACHINES))
+
+
+def _fitting(plan: Planned, candidates: Iterable[Candidate], many: int) -> list[Suggestion]:
+    """The first ``many`` that fit, as they are or with the smallest work of a GPU."""
+    found: list[Suggestion] = []
+    for sentence, changes, target in candidates:
+        for overrides in (changes, (*changes, *SMALL)):
             tried = _tried(plan, overrides, target)
             if tried is not None and tried.fits:
                 found.append(_suggestion(sentence, overrides, tried))
                 break
-    return tuple(found)
+        if len(found) == many:
+            break
+    return found
 
 
-Candidate = tuple[str, tuple[str, ...], Target]
-
-
-def _candidates(plan: Planned) -> Iterator[Candidate]:
+def _less(plan: Planned) -> Iterator[Candidate]:
+    """On the same machines, less at a time."""
     target, setup = plan.target, plan.setup
     if not setup.checkpointing:
         yield "compute activations again", ("train.activation_checkpointing=true",), target
@@ -81,11 +98,6 @@ def _candidates(plan: Planned) -> Iterator[Candidate]:
     shorter = min(shorter, setup.length - 1) // LENGTH_STEP * LENGTH_STEP
     if not smaller and shorter >= SHORTEST:
         yield f"sequences of {shorter:,} tokens", (f"data.max_length={shorter}", *SMALL), target
-    if target.machine is not None:
-        yield from _more_nodes(target, target.machine)
-    if plan.config.adapter.kind == "lora":
-        yield "the base in 4 bits (QLoRA)", ("adapter.kind=qlora",), target
-    yield from _other_machines(plan)
 
 
 def _more_nodes(target: Target, machine: Machine) -> Iterator[Candidate]:
@@ -115,7 +127,11 @@ def _other_machines(plan: Planned) -> Iterator[Candidate]:
         if kind not in seen and not weaker and machine.memory >= machine.gpus * machine.gpu_memory:
             seen.add(kind)
             changes = (f"cluster.machine={machine.name}", "cluster.nodes=1")
-            yield f"{machine.name} ({machine.gpus} × {machine.gpu_name})", changes, Target(machine, machine.gpus)
+            yield (
+                f"{machine.name} ({machine.gpus} × {machine.gpu_name})",
+                changes,
+                Target(machine, machine.gpus),
+            )
 
 
 def _tried(plan: Planned, overrides: Sequence[str], target: Target) -> Planned | None:
