@@ -137,7 +137,7 @@ def fused_norms(model: PreTrainedModel) -> Iterator[None]:
 
     for module in model.modules():
         if type(module).__name__.endswith("RMSNorm"):
-            module.forward = _norm_forward(module)  # type: ignore[method-assign,assignment]
+            module.forward = _norm_forward(module)
     definition: Any = sys.modules[type(model).__module__]
     before = definition.apply_rotary_pos_emb
     definition.apply_rotary_pos_emb = lambda q, k, *_, **__: (_FusedRotary.apply(q), _FusedRotary.apply(k))
@@ -169,7 +169,7 @@ def gpu_dropout(model: nn.Module) -> None:
     """Dropout as on a GPU, where a mask of one byte is kept; on a CPU it has the type of what is dropped."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
-            module.forward = _dropout_forward(module)  # type: ignore[method-assign]
+            module.forward = _dropout_forward(module)  # type: ignore[method-assign,assignment]
 
 
 def _dropout_forward(module: nn.Dropout) -> Callable[[Tensor], Tensor]:

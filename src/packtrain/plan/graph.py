@@ -6,29 +6,23 @@ Everything is what a run does with the same calls (:mod:`packtrain.run.spread`,
 
 from __future__ import annotations
 
-import json
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.distributed.device_mesh import DeviceMesh
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
-from packtrain.config import AdapterConfig, TrainConfig
-from packtrain.data.batches import MicroBatch
-from packtrain.errors import ConfigError
-from packtrain.model.adapter import add_adapter, checkpoint_activations
-from packtrain.model.full import FullModel
-from packtrain.model.loss import CausalLoss
-from packtrain.model.parallel import World, mesh_of, shard
+from packtrain.config import TrainConfig
+from packtrain.model.parallel import World, mesh_of
 from packtrain.model.quiet import quiet_transformers
-from packtrain.model.randomness import Randomness
 from packtrain.plan import described
+from packtrain.plan.build import Built, ours, theirs
 from packtrain.plan.ledger import CUDA_BLOCK, Ledger, Peak
 from packtrain.plan.setup import Setup
 from packtrain.train.optimizer import make_optimizer
@@ -76,7 +70,7 @@ def observe(setup: Setup, layers: int) -> Observed:
         stack.enter_context(ledger.resizing())
         described.on_flops.append(ledger.add_flops)
         stack.callback(described.on_flops.remove, ledger.add_flops)
-        built = _theirs(setup, layers, mesh) if setup.peft else _ours(setup, layers, mesh)
+        built = theirs(setup, layers, mesh) if setup.peft else ours(setup, layers, mesh)
         step = _Step(setup, ledger, built, world)
         if setup.fused_norms:
             stack.enter_context(described.fused_norms(step.model))
@@ -90,230 +84,13 @@ def observe(setup: Setup, layers: int) -> Observed:
         return Observed(layers, peaks, resident, ledger.flops, calls)
 
 
-def model_config(setup: Setup, layers: int | None = None) -> Any:
-    """transformers' config, cut to ``layers``. Errors: :class:`ConfigError`."""
-    plain = json.loads(setup.model)
-    kind = plain.pop("model_type", None)
-    try:
-        found = AutoConfig.for_model(kind, **plain)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"plan: the model's config.json cannot be used ({str(error).splitlines()[0]})"
-        ) from error
-    text = found.get_text_config()
-    if layers is not None:
-        text.num_hidden_layers = layers
-        if getattr(text, "layer_types", None):
-            text.layer_types = text.layer_types[:layers]
-    return found
-
-
-def build_model(setup: Setup, layers: int | None = None) -> PreTrainedModel:
-    """The base without content, in the type that it stands in."""
-    dtype = setup.trained_dtype if setup.adapter.kind == "none" else setup.dtype
-    try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
-            model_config(setup, layers), dtype=getattr(torch, dtype)
-        )
-    except ValueError as error:
-        raise ConfigError(f"plan: {str(error).splitlines()[0]}") from error
-    return model
-
-
-def layer_turn(setup: Setup) -> int:
-    """After how many layers their types come again."""
-    types = list(getattr(model_config(setup).get_text_config(), "layer_types", None) or [])
-    for turn in range(1, len(types)):
-        if all(one == other for one, other in zip(types, types[turn:], strict=False)):
-            return turn
-    return 1
-
-
-def parameters(setup: Setup) -> int:
-    """How many weights the whole model has."""
-    with quiet_transformers(), torch.device("meta"):
-        model = build_model(setup)
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def stored_size(setup: Setup) -> int:
-    """Bytes of a weight in the model's files, as its config.json says."""
-    config = model_config(setup)
-    dtype = config.dtype or config.get_text_config().dtype or torch.float32
-    return int(getattr(torch, dtype).itemsize if isinstance(dtype, str) else dtype.itemsize)
-
-
-@dataclass(frozen=True)
-class _Built:
-    """What one of the ways to build a set-up gives."""
-
-    model: PreTrainedModel
-    layers: list[nn.Module]
-    parameters: Callable[[], list[nn.Parameter]]
-    """Those that are trained."""
-    forward: Callable[[], Tensor]
-
-
-def _ours(setup: Setup, layers: int, mesh: DeviceMesh | None) -> _Built:
-    """As :func:`packtrain.run.spread.spread_model` does."""
-    model = build_model(setup, layers)
-    decoder = blocks(model)
-    batch = _batch(setup)
-    compute = getattr(torch, setup.dtype) if setup.dtype != setup.trained_dtype else None
-    trainable: Any
-    if setup.adapter.kind == "none":
-        model.requires_grad_(True)
-        model.eval()
-        trainable = FullModel(model, Randomness(0))
-    else:
-        compute = None
-        trainable = add_adapter(model, _adapter_config(setup), 0)
-        if setup.adapter.kind == "qlora":
-            described.quantise(model)
-    if setup.checkpointing:
-        checkpoint_activations(model)
-    loss = CausalLoss.of(model)
-    if setup.device == "cuda":
-        described.use_attention(model, setup.attention, _lengths(setup))
-    if mesh is not None:
-        shard(loss, decoder, mesh, compute)
-    else:
-        loss.compute = compute
-    trainable.train(True)
-    trainable.randomness.bins = batch.bins
-
-    def forward() -> Tensor:
-        if setup.loss == "linear":
-            result: Tensor = loss(batch)
-            return result
-        hidden = loss.hidden(replace(batch, target_positions=torch.arange(setup.tokens)))
-        return _other_loss(
-            setup, hidden.view(setup.micro_batch, setup.length, -1), loss.head, batch.input_ids
-        )
-
-    return _Built(model, decoder, trainable.parameters, forward)
-
-
-def _theirs(setup: Setup, layers: int, mesh: DeviceMesh | None) -> _Built:
-    """As transformers' Trainer with peft: rows of a batch, dropout as they have it."""
-    # peft moves what it makes to the base's type and place, which only "meta" lets it do without content.
-    with _real(), torch.device("meta"):
-        model = build_model(setup, layers)
-        trained: Any = model
-        if setup.adapter.kind != "none":
-            import peft
-
-            adapter = setup.adapter
-            trained = peft.get_peft_model(
-                model,
-                peft.LoraConfig(
-                    r=adapter.rank,
-                    lora_dropout=adapter.dropout,
-                    target_modules=list(adapter.targets) or "all-linear",
-                    task_type="CAUSAL_LM",
-                ),
-            )
-    trained.to_empty(device="cpu")
-    model.tie_weights()
-    if setup.adapter.kind == "qlora":
-        described.quantise(model)
-    described.gpu_dropout(trained)
-    trained.train()
-    if setup.checkpointing:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    described.use_attention(model, setup.attention, _lengths(setup))
-    whole, decoder = _TheirLoss(setup, model), blocks(model)
-    if mesh is not None:
-        trained_in = setup.trained_dtype if setup.adapter.kind == "none" else setup.dtype
-        shard(whole, decoder, mesh, getattr(torch, setup.dtype) if trained_in != setup.dtype else None)
-    if setup.fsdp1 and setup.adapter.kind != "none":
-        described.hold_inputs(decoder)
-    ids = torch.zeros(setup.micro_batch, setup.length, dtype=torch.long)
-    return _Built(
-        model, decoder, lambda: [p for p in trained.parameters() if p.requires_grad], lambda: whole(ids)
-    )
-
-
-class _TheirLoss(nn.Module):
-    """Backbone, head and loss in one module, so that what shards it sees one forward."""
-
-    def __init__(self, setup: Setup, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.setup, self.backbone, self.head = setup, model.base_model, model.get_output_embeddings()
-
-    def forward(self, ids: Tensor) -> Tensor:
-        positions = torch.zeros(1, self.setup.length, dtype=torch.long)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.setup.autocast):
-            output = self.backbone(input_ids=ids, position_ids=positions, use_cache=False)
-            return _other_loss(self.setup, output.last_hidden_state, self.head, ids)
-
-
-def _other_loss(setup: Setup, hidden: Tensor, head: Any, ids: Tensor) -> Tensor:
-    """The loss of every token, as it is taken elsewhere. ``hidden`` [B, L, C]."""
-    if setup.loss == "plain":
-        return described.plain_loss(hidden, head, ids)
-    if setup.loss == "fused":
-        return described.fused_loss(hidden, head)
-    return described.linear_loss(hidden.view(-1, hidden.shape[-1]), head.weight, ids.view(-1))
-
-
-def blocks(model: PreTrainedModel) -> list[nn.Module]:
-    """The decoder's layers, in order."""
-    kinds = set(model._no_split_modules or [])
-    return [module for module in model.modules() if type(module).__name__ in kinds]
-
-
-def _adapter_config(setup: Setup) -> AdapterConfig:
-    adapter = setup.adapter
-    targets: Any = list(adapter.targets) or "all-linear"
-    return AdapterConfig(rank=adapter.rank, dropout=adapter.dropout, targets=targets)
-
-
-def _lengths(setup: Setup) -> tuple[int, ...]:
-    """Of each document of a micro-batch."""
-    each, rest = divmod(setup.length, min(setup.documents, setup.length))
-    one = [each + (number < rest) for number in range(setup.length // each if each else 1)]
-    return tuple(one[: min(setup.documents, setup.length)]) * setup.micro_batch
-
-
-def _batch(setup: Setup) -> MicroBatch:
-    """Whole sequences; the first of the tokens stand for those that have a loss."""
-    import numpy as np
-
-    lengths = _lengths(setup)
-    with _real():
-        bounds = torch.tensor(np.r_[0, np.cumsum(lengths)].astype(np.int32))
-    tokens = torch.zeros(setup.tokens, dtype=torch.long)
-    wanted = torch.zeros(max(1, round(setup.supervised * setup.tokens)), dtype=torch.long)
-    ends = [(number + 1) * setup.length for number in range(setup.micro_batch)]
-    return MicroBatch(
-        input_ids=tokens,
-        position_ids=torch.zeros_like(tokens),
-        cu_seqlens=bounds,
-        target_positions=wanted,
-        targets=torch.zeros_like(wanted),
-        bins=tuple((number, end - setup.length, end) for number, end in enumerate(ends)),
-        rows=np.arange(len(lengths)),
-        longest=max(lengths),
-    )
-
-
-@contextmanager
-def _real() -> Iterator[None]:
-    """Tensors with content: where documents begin decides how the work is done."""
-    from torch._subclasses.fake_tensor import unset_fake_temporarily
-
-    with unset_fake_temporarily():
-        yield
-
-
 @dataclass
 class _Step:
     """Runs the step, and tells the ledger what is going on."""
 
     setup: Setup
     ledger: Ledger
-    built: _Built
+    built: Built
     world: World
     backward: bool = False
 
@@ -419,7 +196,7 @@ def _process_group(ranks: int) -> Iterator[None]:
     if ranks == 1:
         yield
         return
-    import torch.distributed._tools.fake_collectives
+    importlib.import_module("torch.distributed._tools.fake_collectives")  # registers what they do
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group("fake", store=FakeStore(), rank=0, world_size=ranks)

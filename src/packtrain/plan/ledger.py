@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-#: PyTorch's CUDA allocator hands out multiples of this (`kMinBlockSize` in c10/cuda/CUDACachingAllocator.cpp).
+#: PyTorch's CUDA allocator hands out multiples of this (`kMinBlockSize`, c10/cuda/CUDACachingAllocator.cpp).
 CUDA_BLOCK = 512
 
 

@@ -125,7 +125,8 @@ def _observed(setup: Setup) -> tuple[Observed, Observed]:
 
     Layers of several types in turn (local and global attention) are taken whole turns at a time.
     """
-    from packtrain.plan.graph import layer_turn, observe
+    from packtrain.plan.build import layer_turn
+    from packtrain.plan.graph import observe
 
     turn = layer_turn(setup)
     few = FEWEST + (setup.layers - FEWEST) % turn
@@ -170,16 +171,7 @@ class _Line:
 def _places(layer: int, layers: int) -> list[str]:
     if layer < 0:
         return [""]
-    names = {0: "first", 1: "second", layers - 2: "last but one", layers - 1: "last"}
-    return (
-        [name for number, name in names.items() if number == layer]
-        if layers > FEWEST
-        else _few(layer, layers)
-    )
-
-
-def _few(layer: int, layers: int) -> list[str]:
-    """Of three layers or fewer one can stand for two of the places."""
+    # Of three layers or fewer one can stand for two of the places.
     places = {"first": 0, "second": 1, "last but one": layers - 2, "last": layers - 1}
     return [name for name, number in places.items() if number == layer]
 
@@ -230,7 +222,9 @@ def largest(setup: Setup, limit_bytes: int, what: Literal["micro_batch", "length
     step = LENGTH_STEP if what == "length" else 1
 
     def needed(times: int) -> int:
-        return trace(replace(setup, **{what: times * step}, accumulation=2)).reserved_bytes
+        size = times * step
+        larger = replace(setup, length=size) if what == "length" else replace(setup, micro_batch=size)
+        return trace(larger).reserved_bytes
 
     good, bad = 0, MOST[what] // step + 1
     known: dict[int, int] = {}
@@ -257,6 +251,6 @@ def _crossing(known: dict[int, int], limit: int) -> int:
 def standing_bytes(setup: Setup) -> int:
     """What each device would hold without sharding, as :func:`packtrain.run.settings.standing_bytes`:
     the base as its files hold it, or 16 bytes for each of the weights that are all trained."""
-    from packtrain.plan.graph import parameters, stored_size
+    from packtrain.plan.build import parameters, stored_size
 
     return parameters(setup) * (16 if setup.adapter.kind == "none" else stored_size(setup))

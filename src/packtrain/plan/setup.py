@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from packtrain.errors import ConfigError
@@ -142,6 +142,9 @@ def setup_of(
 ) -> Setup:
     """What ``config`` would do on ``gpus`` devices; what is None is decided as the run decides it.
 
+    A ``loss`` that is said describes somebody else's training: transformers' Trainer with peft, as what is
+    published was measured with (see :func:`_described`). packtrain's own has one loss only.
+
     ``model_config``: the content of config.json, or transformers' object. ``device_memory`` (bytes of one
     GPU) decides whether a base is sharded where ``train.parallel`` is auto; None: on several GPUs it is.
     ``supervised`` and ``documents`` come from the data; all of the tokens and one document are the most
@@ -176,13 +179,32 @@ def setup_of(
         dtype=dtype,
         device=device,
     )
-    return found if gpus == 1 else _spread(found, config, device_memory, sharding)
+    if gpus > 1:
+        found = _spread(found, config, device_memory, sharding)
+    return found if loss is None else _described(found)
+
+
+def _described(own: Setup) -> Setup:
+    """The same in transformers' Trainer: ``plain`` as it comes, else with kernels like Liger's.
+
+    One GPU trains all weights in the type that they stand in; several have them in fp32 (accelerate does
+    that), sharded by FullyShardedDataParallel.
+    """
+    kernels, alone = own.loss != "plain", own.sharding == "none"
+    full = own.adapter.kind == "none"
+    return replace(
+        own,
+        peft=True,
+        fused_norms=kernels,
+        autocast=kernels,
+        optimizer="foreach",
+        fsdp1=not alone,
+        trained_dtype=own.dtype if full and alone else "float32",
+    )
 
 
 def _spread(found: Setup, config: RunConfig, device_memory: int | None, sharding: Sharding | None) -> Setup:
     """The same on several devices, spread as :mod:`packtrain.model.parallel` does."""
-    from dataclasses import replace
-
     if sharding is None:
         whole = config.train.parallel == "data"
         if config.train.parallel == "auto":
