@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -26,3 +27,12 @@ def pytest_configure() -> None:
 def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """``PACKTRAIN_CACHE`` for the tests of this process, unless it is said."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "PACKTRAIN_CACHE" not in os.environ:
+            patch.setenv("PACKTRAIN_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield

@@ -32,10 +32,10 @@ def packed(rows: TokenizedRows, *documents: int) -> MicroBatch:
 
 def with_tokens(rows: TokenizedRows, row: int, seed: int) -> TokenizedRows:
     """The same rows, but for other tokens in ``row``."""
-    tokens = rows.tokens.copy()
-    part = slice(int(rows.offsets[row]), int(rows.offsets[row + 1]))
-    tokens[part] = np.random.default_rng(seed).integers(0, VOCAB, part.stop - part.start)
-    return TokenizedRows(tokens, rows.supervised, rows.offsets, rows.places)
+    pairs = [rows.row(index) for index in range(len(rows))]
+    tokens = [each for each, _ in pairs]
+    tokens[row] = np.random.default_rng(seed).integers(0, VOCAB, len(tokens[row])).astype(np.int32)
+    return TokenizedRows.of(tokens, [mask for _, mask in pairs], list(rows.places))
 
 
 def gradients(parameters: list[torch.nn.Parameter]) -> list[torch.Tensor]:

@@ -143,9 +143,10 @@ def test_targets_and_fingerprint_follow_the_arrays() -> None:
     masks = [made.row(index)[1] for index in range(5)]
     assert made.targets.tolist() == [int(mask[1:].sum()) for mask in masks]
     assert made.fingerprint == rows()[0].fingerprint
-    flipped = made.supervised.copy()
-    flipped[-1] = not flipped[-1]
-    other = TokenizedRows(made.tokens, flipped, made.offsets, made.places)
-    assert other.fingerprint != made.fingerprint
-    moved = TokenizedRows(made.tokens, made.supervised, np.array([0, 4, 8, 9, 17, 19]), made.places)
+    tokens = [made.row(index)[0] for index in range(5)]
+    flipped = [*masks[:-1], ~masks[-1]]
+    assert TokenizedRows.of(tokens, masks, list(made.places)).fingerprint == made.fingerprint
+    assert TokenizedRows.of(tokens, flipped, list(made.places)).fingerprint != made.fingerprint
+    flat, mask, cuts = np.concatenate(tokens), np.concatenate(masks), [4, 8, 9, 17]
+    moved = TokenizedRows.of(np.split(flat, cuts), np.split(mask, cuts), list(made.places))
     assert moved.fingerprint != made.fingerprint

@@ -47,11 +47,16 @@ def data(
     config = runfile.load(run, set_ or []).config
     tokenizer = load_tokenizer(resolve_base(config.model, weights=False), config.model)
     section = config.data
-    if preview and not stats and not as_json:
+    first_only = bool(preview and not stats and not as_json)
+    if first_only:
         first = min(preview, section.limit or preview)
         section = section.model_copy(update={"limit": first, "validation": 0.0})
     prepared = prepare(
-        section, tokenizer, chat_template=template_text(config.model.chat_template), seed=config.train.seed
+        section,
+        tokenizer,
+        chat_template=template_text(config.model.chat_template),
+        seed=config.train.seed,
+        keep=not first_only,
     )
     rows = prepared.train
     shown = [

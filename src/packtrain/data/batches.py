@@ -140,7 +140,7 @@ def collate(rows: TokenizedRows, bins: Sequence[Indices], bin_ids: Sequence[int]
     bounds = np.r_[0, np.cumsum(lengths)]
     # The source of each token: its row's offset plus its place in the row.
     positions = np.arange(bounds[-1]) - np.repeat(bounds[:-1], lengths)
-    source = positions + np.repeat(rows.offsets[documents], lengths)
+    source = positions + np.repeat(rows.starts[documents], lengths)
     tokens = rows.tokens[source].astype(np.int64)
     predicted = np.flatnonzero(rows.supervised[source] & (positions > 0))
     last_documents = np.cumsum([len(bins[int(bin_id)]) for bin_id in bin_ids])

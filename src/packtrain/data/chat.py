@@ -21,9 +21,12 @@ that such a row is bad.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +50,8 @@ from packtrain.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+#: Of texts that are tokenised together: enough to keep all cores busy.
+CHARACTERS = 1 << 20
 _PROBES: tuple[tuple[Message, ...], ...] = (
     ({"role": "user", "content": "question"}, {"role": "assistant", "content": SENTINEL}),
     (
@@ -93,6 +98,19 @@ class ChatTemplate:
         self._markers = Markers(_any_of(special), frozenset(filter(None, [tokenizer.eos_token])))
         self._control = self._learn_markers(special)
 
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256, in hex, over all of the tokenizer and the templates that tokens follow from."""
+        tokenizer = self.tokenizer
+        facts = {
+            "class": type(tokenizer).__name__,
+            "tokenizer": tokenizer.backend_tokenizer.to_str(),
+            "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+            "templates": self._templates,
+            "bos": self._bos,
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
     def _learn_markers(self, special: set[str]) -> re.Pattern[str]:
         """Complete the stop tokens; return a pattern for the control tokens that texts must not hold."""
         stops: set[str] = set(self._markers.stops)
@@ -129,8 +147,7 @@ class ChatTemplate:
                 texts.append(self._text_and_spans(place, conversation))
             except BadRow as bad:
                 texts.append(bad)
-        good = [item[0] for item in texts if not isinstance(item, BadRow)]
-        encodings = iter(self._tokenize(good))
+        encodings = self._tokenized([item[0] for item in texts if not isinstance(item, BadRow)])
         return [
             item if isinstance(item, BadRow) else self._encoded(place, conversation, item, next(encodings))
             for (place, conversation), item in zip(rows, texts, strict=True)
@@ -185,15 +202,20 @@ class ChatTemplate:
             # A template that adds a list to a string, say; the message may hold contents of the row.
             raise RenderError(f"it fails with {type(error).__name__}") from error
 
-    def _tokenize(self, texts: list[str]) -> list[Any]:
-        if not texts:
-            return []
-        batch = self.tokenizer(
-            texts, add_special_tokens=False, truncation=False, padding=False,
-            return_offsets_mapping=False, return_attention_mask=False, verbose=False,
-        )  # fmt: skip
-        encodings: list[Any] = batch.encodings
-        return encodings
+    def _tokenized(self, texts: list[str]) -> Iterator[Any]:
+        """The encoding of each text; made for some at a time, for an encoding is many times its text."""
+        start = 0
+        while start < len(texts):
+            stop, characters = start, 0
+            while stop < len(texts) and (stop == start or characters + len(texts[stop]) <= CHARACTERS):
+                characters += len(texts[stop])
+                stop += 1
+            batch = self.tokenizer(
+                texts[start:stop], add_special_tokens=False, truncation=False, padding=False,
+                return_offsets_mapping=False, return_attention_mask=False, verbose=False,
+            )  # fmt: skip
+            yield from batch.encodings
+            start = stop
 
     def _encoded(
         self, place: str, conversation: Conversation, item: tuple[str, list[Span]], encoding: Any

@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from packtrain.data.places import Places
 from packtrain.data.tokenized import TokenizedRows
 
 #: So many bad rows, duplicates and overlaps are listed by place; all are counted.
@@ -38,6 +40,14 @@ class Findings:
         if len(self.bad_row_list) < LISTED:
             self.bad_row_list.append(problem)
 
+    def plus(self, other: Findings) -> Findings:
+        """Those of two sources, this one first."""
+        listed = (self.bad_row_list + other.bad_row_list)[:LISTED]
+        counts = {
+            name: value + getattr(other, name) for name, value in vars(self).items() if name != "bad_row_list"
+        }
+        return Findings(bad_row_list=listed, **counts)
+
 
 @dataclass(frozen=True)
 class Alike:
@@ -64,7 +74,7 @@ class SplitReport:
 
     @classmethod
     def of(cls, rows: TokenizedRows, bins: int, max_length: int) -> SplitReport:
-        tokens = len(rows.tokens)
+        tokens = int(rows.lengths.sum())
         quantiles = (
             np.quantile(rows.lengths, [0.0, 0.5, 0.9, 0.99, 1.0], method="higher").astype(int).tolist()
         )
@@ -157,24 +167,35 @@ class DataReport:
 
 def duplicates(rows: TokenizedRows) -> Alike:
     """Rows that repeat an earlier one."""
-    first: dict[bytes, int] = {}
-    pairs = []
-    for index, key in enumerate(rows.hashes()):
-        before = first.setdefault(key, index)
-        if before != index:
-            pairs.append((index, before))
-    return _alike([(rows.places[index], rows.places[before]) for index, before in pairs])
+    first = _first_alike(rows.digests)
+    again = np.flatnonzero(first != np.arange(len(rows)))
+    return _alike(rows.places, again, rows.places, first[again])
 
 
 def overlap(validation: TokenizedRows, train: TokenizedRows) -> Alike:
     """Rows of ``validation`` that stand in ``train``."""
-    trained = dict(zip(train.hashes(), train.places, strict=True))
-    hashes = zip(validation.hashes(), validation.places, strict=True)
-    return _alike([(place, trained[key]) for key, place in hashes if key in trained])
+    # The last that is alike stands for all: it comes first when all are turned round.
+    both = np.concatenate((train.digests[::-1], validation.digests))
+    first = _first_alike(both)[len(train) :]
+    found = np.flatnonzero(first < len(train))
+    return _alike(validation.places, found, train.places, len(train) - 1 - first[found])
 
 
-def _alike(pairs: list[tuple[str, str]]) -> Alike:
-    return Alike(len(pairs), tuple(f"{place} is {other}" for place, other in pairs[:LISTED]))
+def _first_alike(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """For each row [rows] the first one with its digest: itself, or one before it."""
+    keys = np.ascontiguousarray(digests).view(np.uint64)
+    order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: the first of those alike comes first
+    new = np.r_[True, (keys[order][1:] != keys[order][:-1]).any(axis=1)]
+    first = np.empty(len(keys), dtype=np.int64)
+    first[order] = order[np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))]
+    return first
+
+
+def _alike(
+    places: Places, rows: npt.NDArray[np.int64], others: Places, other_rows: npt.NDArray[np.int64]
+) -> Alike:
+    pairs = zip(rows[:LISTED].tolist(), other_rows[:LISTED].tolist(), strict=True)
+    return Alike(len(rows), tuple(f"{places[row]} is {others[other]}" for row, other in pairs))
 
 
 def _rows(count: int) -> str:

@@ -1,4 +1,4 @@
-"""Bases that we made ourselves (converted, copied from a bucket) lie in a cache, whole or not at all."""
+"""What can be made again (converted bases, copies of a bucket, tokens) lies in a cache, whole or not at all."""
 
 from __future__ import annotations
 
@@ -68,5 +68,5 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         raise StorageError(
             f"cannot write {path}: {error.strerror or error}",
-            hint="PACKTRAIN_CACHE names another folder for converted models",
+            hint="PACKTRAIN_CACHE names another folder for what can be made again",
         ) from error
