@@ -25,8 +25,10 @@ def shape(setup: Setup) -> tuple[int, int, int]:
 def weights(setup: Setup) -> int:
     layer, vocabulary, _ = shape(setup)
     count = setup.layers * layer + 2 * vocabulary
-    return {"none": 16, "lora": 2, "qlora": 1}[setup.adapter.kind] * count // (
-        2 if setup.adapter.kind == "qlora" else 1
+    return (
+        {"none": 16, "lora": 2, "qlora": 1}[setup.adapter.kind]
+        * count
+        // (2 if setup.adapter.kind == "qlora" else 1)
     )
 
 
@@ -66,7 +68,8 @@ def largest(setup: Setup, limit_bytes: int, what: Any = "micro_batch") -> int:
     low, high = 0, 1 << 22
     while low < high:
         middle = (low + high + 1) // 2
-        fits = trace(replace(setup, **{what: middle})).reserved_bytes <= limit_bytes
+        changed: dict[str, Any] = {what: middle}
+        fits = trace(replace(setup, **changed)).reserved_bytes <= limit_bytes
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
 

@@ -15,7 +15,7 @@ def plan(
     set_: Annotated[
         list[str] | None,
         typer.Option(
-            "-s", "--set", help="Override a key, or set a plan.… key such as plan.gpus=8.", metavar="KEY=VALUE"
+            "-s", "--set", help="Override a key, or set one such as plan.gpus=8.", metavar="KEY=VALUE"
         ),
     ] = None,
     compare: Annotated[

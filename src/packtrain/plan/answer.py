@@ -25,8 +25,8 @@ class Answer:
     @property
     def fits(self) -> bool:
         """Whether the run, or of several set-ups that were asked for any, fits."""
-        others = [*(self.options or ()), *(self.scaled or ())]
-        return any(each.plan.fits for each in others) if others else self.plan.fits
+        others = [each.plan for each in self.options or ()] + [each.plan for each in self.scaled or ()]
+        return any(plan.fits for plan in others) if others else self.plan.fits
 
     def to_json(self) -> dict[str, Any]:
         plan = self.plan

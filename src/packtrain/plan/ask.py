@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from packtrain.config import RunConfig
@@ -12,7 +12,7 @@ from packtrain.plan.answer import Answer
 from packtrain.plan.memory import largest
 from packtrain.plan.options import PlanKeys
 from packtrain.plan.plan import Planned, plan_run
-from packtrain.plan.suggest import suggestions
+from packtrain.plan.suggest import Suggestion, suggestions
 
 GIB = 1 << 30
 
@@ -48,11 +48,12 @@ def check_fits(answer: Answer) -> None:
     """Errors: :class:`GateError` where nothing that was asked for fits."""
     if answer.fits:
         return
-    first = answer.suggestions[0] if answer.suggestions else None
-    raise GateError(
-        does_not_fit(answer.plan),
-        hint=first and f"{first.sentence}: " + " ".join(f"-s {each}" for each in first.overrides),
-    )
+    raise GateError(does_not_fit(answer.plan), hint=first_of(answer.suggestions))
+
+
+def first_of(found: Sequence[Suggestion]) -> str | None:
+    """The least change that makes it fit, as a hint; None where there is none."""
+    return f"{found[0].sentence}: " + " ".join(f"-s {each}" for each in found[0].overrides) if found else None
 
 
 def does_not_fit(plan: Planned) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from packtrain.errors import ConfigError, UsageError
@@ -194,7 +195,7 @@ def scale(plan: Planned, gpus: Sequence[int], say: Callable[[str], None]) -> lis
 
 def stops_paying(rows: Sequence[Scaled]) -> int | None:
     """The number of GPUs beyond which more of them do not pay; None where all do."""
-    for before, after in zip(rows, rows[1:], strict=False):
+    for before, after in pairwise(rows):
         growth = after.plan.target.gpus / before.plan.target.gpus
         if before.speed / after.speed > PAYS ** (growth / 2):
             return before.plan.target.gpus

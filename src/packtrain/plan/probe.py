@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 TRAINING, EVALUATION, ANSWERS = 12.0, 3.0, 3.0
 #: How far what is measured in some seconds is off for minutes: a laptop grows warm, others work beside it.
 ERROR = 0.12
-#: Bytes a second at which weights are read and checked here; seconds for programs to be imported. Assumptions.
+#: Bytes a second at which weights are read and checked here; seconds of imports. Assumptions.
 READ, BEGINNING = Interval(0.1e9, 0.4e9, 2e9), Interval(4.0, 8.0, 20.0)
 #: Writing an adapter, loading it with peft and comparing. An assumption.
 CHECKING = Interval(1.0, 3.0, 10.0)
@@ -166,15 +166,16 @@ def _training(trainer: Trainer, update: float) -> float:
 
     began = time.perf_counter()
     done: list[tuple[float, int]] = []
+    marks: list[float] = []
+
+    def should_stop() -> bool:
+        marks.append(time.perf_counter())
+        return marks[-1] - began > TRAINING and len(done) + len(marks) > 2
+
     step = 0
     while time.perf_counter() - began < TRAINING or len(done) < 2:
         step += 1
-        marks: list[float] = []
-
-        def should_stop(marks: list[float] = marks) -> bool:
-            marks.append(time.perf_counter())
-            return marks[-1] - began > TRAINING and len(done) + len(marks) > 2
-
+        marks.clear()
         with suppress(StopBetweenSteps, DivergedError):
             trainer.step(step, should_stop)
             marks.append(time.perf_counter() - update)

@@ -65,7 +65,8 @@ def memory(plan: Planned) -> Iterator[str]:
     for kind, size in sorted(profile.by_kind.items(), key=lambda item: -item[1]):
         if size:
             yield f"  {NAMES.get(kind, kind):<16} {_gib(size)}  {_bar(size, available)}"
-    yield f"  {'peak':<16} {_gib(profile.peak_bytes)}  {_bar(profile.peak_bytes, available)} {profile.peak_phase}"
+    peak = profile.peak_bytes
+    yield f"  {'peak':<16} {_gib(peak)}  {_bar(peak, available)} {profile.peak_phase}"
     yield f"  {'between steps':<16} {_gib(profile.resident_bytes)}"
     left = available - profile.reserved_bytes
     verdict = (
@@ -113,8 +114,8 @@ def scaling(rows: Sequence[Scaled]) -> Iterator[str]:
     plan = rows[0].plan
     sequences = plan.data.bins_a_step if plan.data else plan.config.train.batch_tokens / plan.setup.length
     why = (
-        f": a step has {sequences:.0f} sequences, and GPUs beyond that have none; a larger train.batch_tokens "
-        "is another training"
+        f": a step has {sequences:.0f} sequences, and GPUs beyond that have none; a larger "
+        "train.batch_tokens is another training"
         if limit >= sequences / plan.setup.micro_batch
         else ""
     )
@@ -127,9 +128,10 @@ def _data(plan: Planned) -> Iterator[str]:
         return
     sampled = f" (from {data.sampled_rows:,} of them, ± {data.error:.1%})" if data.error else ""
     yield (
-        f"data       {data.rows:,} rows, {data.tokens:,} tokens{sampled}, {data.supervised:.0%} supervised, in "
-        f"{data.bins:,} sequences, {data.packing_efficiency:.1%} full: {data.steps:,} steps"
+        f"data       {data.rows:,} rows, {data.tokens:,} tokens{sampled}, {data.supervised:.0%} supervised"
     )
+    full = f"{data.packing_efficiency:.1%} full"
+    yield f"  in {data.bins:,} packed sequences, {full}: {data.steps:,} steps"
 
 
 def _time(plan: Planned) -> Iterator[str]:
@@ -159,11 +161,12 @@ def _cost(plan: Planned) -> Iterator[str]:
         yield f"cost       not known: {cost.why}"
     else:
         most = "at most " if price.upper_bound else ""
-        yield f"cost       {most}about {cost.usd.expected:,.2f} USD ({cost.usd.low:,.2f} to {cost.usd.high:,.2f})"
+        usd = cost.usd
+        yield f"cost       {most}about {usd.expected:,.2f} USD ({usd.low:,.2f} to {usd.high:,.2f})"
     if price.usd is not None:
         yield (
-            f"  {plan.target.nodes} × {price.usd:,.2f} USD an hour: {price.capacity}, {price.region}, {price.date}; "
-            "yours may differ"
+            f"  {plan.target.nodes} × {price.usd:,.2f} USD an hour: {price.capacity}, {price.region}, "
+            f"{price.date}; yours may differ"
         )
     if cost.preemptions is not None:
         lost = cost.preemptions
