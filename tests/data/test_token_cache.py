@@ -23,7 +23,6 @@ from packtrain.data.prepare import PreparedData, prepare
 from packtrain.data.token_files import RowWriter, read_entry
 from packtrain.errors import DataError, StorageError
 
-
 TEMPLATE = "{% for m in messages %}<|im_start|>{{ m.role }}: {{ m.content }}<|im_end|>{% endfor %}"
 
 

@@ -57,8 +57,8 @@ class Places(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | list[str]:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
-        number = int(self.numbers[index])
-        return self.beginnings[self.which[index]] + (str(number) if number >= 0 else "")
+        number, beginning = int(self.numbers[index]), self.beginnings[int(self.which[index])]
+        return f"{beginning}{number}" if number >= 0 else beginning
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))

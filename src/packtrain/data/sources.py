@@ -17,6 +17,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from packtrain.data.file_hashes import file_sha256
 from packtrain.data.readers import allowed_files, kind_of, read_file
 from packtrain.data.remote import HubId, bucket_files, hub_files
 from packtrain.data.rows import Item
@@ -69,10 +70,10 @@ class Source:
     def description(self) -> dict[str, Any]:
         """``source``, ``revision``, ``fingerprint`` and ``files`` (``name``, ``bytes``, ``sha256``).
 
-        Reads every file once. For the receipt and the model card.
+        Reads every file once, unless it is large and known. For the receipt and the model card.
         """
         files = [
-            {"name": file.shown, "bytes": file.path.stat().st_size, "sha256": _sha256(file.path)}
+            {"name": file.shown, "bytes": file.path.stat().st_size, "sha256": file_sha256(file.path)}
             for file in self.files
         ]
         return {
@@ -164,11 +165,6 @@ def _not_there(path: Path, name: str) -> str:
         return f"{name}: is not there, nor is the folder {folder}"
     near = difflib.get_close_matches(path.name, [entry.name for entry in folder.iterdir()], n=2)
     return f"{name}: is not there" + (f"; did you mean {' or '.join(near)}?" if near else "")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(files: list[dict[str, Any]]) -> str:

@@ -73,7 +73,7 @@ class RowWriter:
         tokens = [encoded.tokens for _, encoded in self._chunk]
         supervised = [encoded.supervised for _, encoded in self._chunk]
         self._places.append(Places.of(place for place, _ in self._chunk))
-        made = {
+        made: dict[str, npt.NDArray[Any]] = {
             "lengths": np.array([len(row) for row in tokens], dtype=np.int64),
             "targets": np.array([int(mask[1:].sum()) for mask in supervised], dtype=np.int64),
             "digests": digests_of(tokens, supervised),

@@ -1,4 +1,4 @@
-"""What can be made again (converted bases, copies of a bucket, tokens) lies in a cache, whole or not at all."""
+"""What can be made again (converted bases, copied files, tokens) lies in a cache, whole or not at all."""
 
 from __future__ import annotations
 
