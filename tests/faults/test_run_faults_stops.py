@@ -201,6 +201,27 @@ def test_signals_one_after_the_other(job: Job, undisturbed: Job, number: signal.
     ends_as(job, undisturbed)
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_terminal_that_is_closed(job: Job, undisturbed: Job, ignored: bool) -> None:
+    """SIGHUP is a stop like any other; where it is ignored (nohup) training goes on without a reader."""
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-m", "packtrain.cli.main", *job.arguments()]
+    before = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh"] if ignored else []
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "TERM": "xterm"}
+    with subprocess.Popen(
+        [*before, *command], env=environment, stdout=theirs, stderr=theirs, text=True
+    ) as process:
+        os.close(theirs)
+        job.wait_for("step", 9, process)
+        os.close(ours)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(180) == (0 if ignored else 75)
+    last = job.all_events()[-1]
+    assert (last.kind, last.fields.get("signal")) == (("end", None) if ignored else ("preempted", "SIGHUP"))
+    ends_as(job, undisturbed)
+    assert len(job.story("start")) == 2 - ignored
+
+
 #: In place of training: a call of C code that lets other threads run, and takes minutes.
 STUCK = """
 import hashlib, sys

@@ -19,8 +19,10 @@ INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 def fail(error: BaseException) -> int:
     """Tells of ``error`` on stderr, and the supervisor where there is one; returns the exit code."""
     from packtrain.run.outcome import write_outcome
+    from packtrain.train.terminal import outlived_output
 
-    code = _tell(error)
+    with outlived_output():
+        code = _tell(error)
     write_outcome(code, str(error) or type(error).__name__, getattr(error, "hint", None))
     return code
 

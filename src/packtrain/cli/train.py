@@ -57,28 +57,30 @@ def _train_here(run: Path, run_dir: Path | None, overrides: list[str], *, new: b
     """In this process: the whole run, or the part of one rank."""
     from packtrain.run.outcome import is_preemption, write_outcome
     from packtrain.train.preemption import StopRequest
+    from packtrain.train.terminal import outlived_output
 
     answers: list[Answer] = []
-    # Entered before the imports that take time: a stop during them is one like any other.
-    with StopRequest(is_preemption) as stop:
-        with stop.deferred():
-            from packtrain.run.session import run as run_session
-            from packtrain.runfile import load
-            from packtrain.train.progress import make_progress
+    with outlived_output():
+        # Entered before the imports that take time: a stop during them is one like any other.
+        with StopRequest(is_preemption) as stop:
+            with stop.deferred():
+                from packtrain.run.session import run as run_session
+                from packtrain.runfile import load
+                from packtrain.train.progress import make_progress
 
-        run_file = load(run, overrides)
-        outcome = run_session(
-            run_file,
-            run_dir or Path("runs") / run_file.config.name,
-            new=new,
-            stop=stop,
-            progress=make_progress(),
-            on_answers=answers.extend if json else _print_answers,
-        )
-    if outcome is not None and json:
-        _print_json(outcome, answers)
-    elif outcome is not None:
-        _print(outcome)
+            run_file = load(run, overrides)
+            outcome = run_session(
+                run_file,
+                run_dir or Path("runs") / run_file.config.name,
+                new=new,
+                stop=stop,
+                progress=make_progress(),
+                on_answers=answers.extend if json else _print_answers,
+            )
+        if outcome is not None and json:
+            _print_json(outcome, answers)
+        elif outcome is not None:
+            _print(outcome)
     write_outcome(0, "done")
 
 

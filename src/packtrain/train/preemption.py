@@ -1,4 +1,4 @@
-"""A request to stop (SIGTERM, SIGINT), seen at once or at the next safe point.
+"""A request to stop (SIGTERM, SIGINT, SIGHUP), seen at once or at the next safe point.
 
 While nothing can be lost (start-up, loading, data, publishing) the request is raised where the
 program stands, as a :class:`StopNow`, and leaves :class:`StopRequest` as a ``PreemptedError``.
@@ -29,6 +29,8 @@ NOTHING_TO_LOSE = 5.0
 LAST_MOMENT = 0.95
 NOTHING_LOST = "the same command goes on from there"
 NOT_SAVED = "the same command goes on from the last checkpoint; checkpoint.grace is the time for a stop"
+#: SIGHUP: the terminal was closed.
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 #: So many Ctrl-C end without any tidying up.
 IMPATIENT = 4
 
@@ -42,7 +44,7 @@ class StopNow(BaseException):
 
 
 class StopRequest:
-    """Installs handlers for SIGTERM and SIGINT while it is entered; the old ones come back."""
+    """Installs handlers for :data:`STOPS` while it is entered; the old ones come back."""
 
     def __init__(self, is_preemption: Callable[[], bool] = lambda: True, *, grace: float = 15.0) -> None:
         """``is_preemption()``: False where a SIGTERM comes from a launcher because another rank died."""
@@ -152,8 +154,10 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         self._old_hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._old[number] = signal.signal(number, self._handle)
+            for number in STOPS:
+                # What was ignored stays so (nohup, background jobs of a shell), but for what ends a pod.
+                if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN:
+                    self._old[number] = signal.signal(number, self._handle)
             self._watch.start()
         return self
 
