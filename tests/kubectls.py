@@ -1,4 +1,4 @@
-"""kubectl in several versions, where they are installed: beside gcloud, as its CLI brings them, or on PATH."""
+"""kubectl in several versions, where they are installed: beside gcloud, which brings them, or on PATH."""
 
 from __future__ import annotations
 

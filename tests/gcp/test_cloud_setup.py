@@ -219,7 +219,9 @@ def test_a_right_that_is_not_in_force_yet_is_waited_for_and_not_given_twice(tmp_
     cloud.fails = slow
     setup.run()
     given = [
-        each for each in cloud.changes if "add-iam-policy-binding" in each.argv and "buckets" in each.argv
+        each
+        for each in cloud.changes
+        if "add-iam-policy-binding" in each.argv and "gs://my-bucket" in each.argv
     ]
     assert len(given) == 1
     assert 60 <= setup.clock.now <= 120

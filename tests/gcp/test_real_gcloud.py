@@ -25,13 +25,13 @@ from standins.google_gke import a_cluster
 from standins.kube_api import KubeApi
 
 from packtrain.errors import PacktrainError
-from packtrain.gcp.access import IMAGE_ROLE
+from packtrain.gcp.access import BUILD_ROLE, IMAGE_ROLE
 from packtrain.gcp.ask import checked
 from packtrain.gcp.check import from_plan
 from packtrain.gcp.commands import Command, Programs
 from packtrain.gcp.setup import Options, steps
 from packtrain.gcp.shown import setup_script
-from packtrain.gcp.site import BUCKET_ROLE, site_of
+from packtrain.gcp.site import BUCKET_ROLE, READER_ROLE, site_of
 
 NEEDED = ("gcloud", "kubectl")
 MISSING = [program for program in NEEDED if shutil.which(program) is None]
@@ -131,6 +131,9 @@ def test_a_setup_from_an_empty_project(laptop: Laptop, done: subprocess.Complete
     repository = "projects/my-project/locations/us-central1/repositories/packtrain"
     nodes = "serviceAccount:123456789012-compute@developer.gserviceaccount.com"
     assert cloud.members(repository, IMAGE_ROLE) == [nodes]
+    # Cloud Build builds with the same account here.
+    assert cloud.members(repository, BUILD_ROLE) == [nodes]
+    assert cloud.members("b/my-project_cloudbuild", READER_ROLE) == [nodes]
     cluster = cloud.clusters["projects/my-project/locations/us-central1/clusters/trainer"]
     assert cluster["workloadIdentityConfig"] == {"workloadPool": "my-project.svc.id.goog"}
     assert cluster["networkConfig"]["datapathProvider"] == "ADVANCED_DATAPATH"

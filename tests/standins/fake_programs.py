@@ -17,6 +17,7 @@ import yaml
 from packtrain.gcp.commands import ASKING, Command, Finished
 
 NUMBER = "123456789012"
+BUILDER = f"{NUMBER}-compute@developer.gserviceaccount.com"
 Json = dict[str, Any]
 
 
@@ -74,6 +75,8 @@ def _gcloud(fake: FakePrograms, command: Command) -> Any:  # noqa: PLR0911  (a r
     match words:
         case ["projects", "describe", _]:
             return NUMBER + "\n"
+        case ["builds", "get-default-service-account"]:
+            return f"{BUILDER}\n"
         case ["auth", "print-access-token"]:
             return "an-access-token\n"
         case ["services", "list"]:
@@ -162,7 +165,8 @@ def _pool(command: Command, labels: Json) -> Json:
 def _policy(fake: FakePrograms, command: Command, key: str, verb: str) -> Any:
     fake.have(key)
     pairs = fake.policies.setdefault(key, [])
-    pair = (flag(command, "role"), flag(command, "member").replace("$PROJECT_NUMBER", NUMBER))
+    member = flag(command, "member").replace("$PROJECT_NUMBER", NUMBER)
+    pair = (flag(command, "role"), member.replace("$BUILD_ACCOUNT", BUILDER))
     if verb.startswith("add") and pair not in pairs:
         pairs.append(pair)
     elif verb.startswith("remove"):

@@ -150,6 +150,14 @@ class GoogleCloud:
                 "The caller does not have permission",
                 "PERMISSION_DENIED",
             )
+        if path.endswith("/defaultServiceAccount"):
+            if "cloudbuild.googleapis.com" not in self.services:
+                raise Answer(
+                    403, f"Cloud Build API has not been used in project {NUMBER} before or it is disabled.",
+                    "PERMISSION_DENIED",
+                )  # fmt: skip
+            email = f"projects/{PROJECT}/serviceAccounts/{NUMBER}-compute@developer.gserviceaccount.com"
+            return {"name": path, "serviceAccountEmail": email}
         if path.endswith("/services"):
             names = sorted(self.services)
             return {"services": [_service(name) for name in names]}

@@ -10,14 +10,16 @@ import hashlib
 
 from packtrain.gcp.ask import ask
 from packtrain.gcp.commands import Command, Runner
-from packtrain.gcp.looks import cluster_is_there, describe, list_pools, members, service_account, with_number
-from packtrain.gcp.site import BUCKET_ROLE, PROJECT_NUMBER, READER_ROLE, Repository, Site
+from packtrain.gcp.looks import cluster_is_there, describe, filled, list_pools, members, service_account
+from packtrain.gcp.site import BUCKET_ROLE, BUILD_ACCOUNT, PROJECT_NUMBER, READER_ROLE, Repository, Site
 from packtrain.gcp.steps import Seen, Step, Undo
 
 GIVEN = "packtrain.dev/gave-"
 IMAGE_ROLE = "roles/artifactregistry.reader"
+BUILD_ROLE = "roles/artifactregistry.writer"
 IDENTITY_ROLE = "roles/iam.workloadIdentityUser"
 DEFAULT_NODES = f"serviceAccount:${PROJECT_NUMBER}-compute@developer.gserviceaccount.com"
+BUILDER = f"serviceAccount:${BUILD_ACCOUNT}"
 
 
 def bucket_access(site: Site, bucket: str, member: str, *, read_only: bool = False) -> Step:
@@ -69,7 +71,7 @@ def image_access(site: Site, repository: Repository) -> Step:
     def look(runner: Runner, _: bool) -> Seen:
         has = members(ask(runner, _policy(words, argument)), IMAGE_ROLE)
         wanted = nodes(runner)
-        lacking = [each for each in wanted if with_number(runner, site, each) not in has]
+        lacking = [each for each in wanted if filled(runner, site, each) not in has]
         if lacking:
             left = [c for each in lacking for c in _give(site, words, argument, each, IMAGE_ROLE)]
             return Seen("make", "is not given", remaining=tuple(left))
@@ -90,13 +92,39 @@ def image_access(site: Site, repository: Repository) -> Step:
     )
 
 
+def build_access(site: Site, repository: Repository) -> tuple[Step, Step]:
+    """Cloud Build pushes the image, and reads what it is built from. Its log needs no right: see
+    ``image/cloudbuild.yaml``."""
+    push = _step(
+        site,
+        "build-access",
+        f"{BUILD_ROLE} on {repository.name} for Cloud Build",
+        "packtrain image build pushes the image; on this repository alone",
+        ("artifacts", "repositories"),
+        (repository.name, *repository.flags),
+        BUILDER,
+        BUILD_ROLE,
+    )
+    read = _step(
+        site,
+        "build-source",
+        f"{READER_ROLE} on gs://{site.build_bucket} for Cloud Build",
+        "reads what the image is built from; on this bucket alone",
+        ("storage", "buckets"),
+        (f"gs://{site.build_bucket}",),
+        BUILDER,
+        READER_ROLE,
+    )
+    return push, read
+
+
 def _step(
     site: Site, key: str, title: str, reason: str, words: tuple[str, str], argument: tuple[str, ...],
     member: str, role: str,
 ) -> Step:  # fmt: skip
     def look(runner: Runner, _: bool) -> Seen:
         has = members(ask(runner, _policy(words, argument)), role)
-        if with_number(runner, site, member) not in has:
+        if filled(runner, site, member) not in has:
             return Seen("make", "is not given")
         return Seen("there", "is given", ours=_was_given(runner, site, argument[0], member, role))
 
@@ -137,7 +165,7 @@ def _take(words: tuple[str, str], argument: tuple[str, ...], member: str, role: 
 def _bind(verb: str, words: tuple[str, str], argument: tuple[str, ...], member: str, role: str) -> Command:
     argv = ("gcloud", *words, f"{verb}-iam-policy-binding", *argument, f"--member={member}", f"--role={role}")
     # A policy that has conditions elsewhere makes gcloud ask which is meant.
-    values = (PROJECT_NUMBER,) if f"${PROJECT_NUMBER}" in member else ()
+    values = tuple(name for name in (PROJECT_NUMBER, BUILD_ACCOUNT) if f"${name}" in member)
     return Command((*argv, "--condition=None"), values=values)
 
 

@@ -103,6 +103,8 @@ class Programs:
     """Added for one program alone, by its name."""
     values: dict[str, str] = field(default_factory=dict)
     """What ``$NAME`` stands for, where it may be seen."""
+    later: dict[str, Callable[[], str]] = field(default_factory=dict)
+    """The same, for what can be asked only when it is needed."""
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     """What ``$NAME`` stands for in stdin alone; struck out from whatever a program writes."""
 
@@ -126,6 +128,9 @@ class Programs:
 
     def _filled(self, command: Command) -> tuple[list[str], str | None]:
         assert not any(f"${name}" in word for name in self.secrets for word in command.argv), command.argv
+        for name in command.values:
+            if name in self.later and name not in self.values:
+                self.values[name] = self.later[name]()
         program = command.argv[0]
         path = shutil.which(program)
         if path is None:

@@ -9,7 +9,8 @@ from packtrain.errors import AccessError
 from packtrain.gcp import kubectl
 from packtrain.gcp.ask import ask, checked
 from packtrain.gcp.commands import Command, Runner
-from packtrain.gcp.site import PROJECT_NUMBER, Site
+from packtrain.gcp.errors import explain, is_absent, is_api_off
+from packtrain.gcp.site import BUILD_ACCOUNT, PROJECT_NUMBER, Site
 
 
 def project_number(runner: Runner, site: Site) -> str:
@@ -20,8 +21,31 @@ def project_number(runner: Runner, site: Site) -> str:
     return number
 
 
-def with_number(runner: Runner, site: Site, text: str) -> str:
-    return text.replace(f"${PROJECT_NUMBER}", project_number(runner, site)) if "$" in text else text
+def ask_build_account(site: Site) -> Command:
+    return Command(("gcloud", "builds", "get-default-service-account", site.in_project))
+
+
+def build_account(runner: Runner, site: Site) -> str | None:
+    """With which Cloud Build builds: Compute Engine's default account, or in older projects its own.
+
+    None where Cloud Build is not enabled yet.
+    https://cloud.google.com/build/docs/cloud-build-service-account-updates
+    """
+    command = ask_build_account(site)
+    finished = runner.run(command)
+    if not finished.ok and not is_api_off(finished) and not is_absent(finished):
+        raise explain(command, finished)
+    return finished.stdout.strip() or None if finished.ok else None
+
+
+def filled(runner: Runner, site: Site, member: str) -> str | None:
+    """A member of a policy with what its ``$NAME`` stands for; None where that is not there yet."""
+    if f"${PROJECT_NUMBER}" in member:
+        return member.replace(f"${PROJECT_NUMBER}", project_number(runner, site))
+    if f"${BUILD_ACCOUNT}" in member:
+        account = build_account(runner, site)
+        return account and member.replace(f"${BUILD_ACCOUNT}", account)
+    return member
 
 
 def describe(site: Site) -> Command:

@@ -41,7 +41,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
         "artifactregistry.repositories.getIamPolicy",
         "artifactregistry.repositories.setIamPolicy",
     ),
-    "image-build": ("cloudbuild.builds.create",),
+    "image-build": ("cloudbuild.builds.create", "iam.serviceAccounts.actAs", "storage.objects.create"),
 }
 
 #: The first that fits: a permission's beginning -> the role.

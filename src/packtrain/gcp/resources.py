@@ -47,7 +47,8 @@ def services_step(site: Site) -> Step:
 
 
 def bucket_step(site: Site, bucket: str, *, delete_data: bool) -> Step:
-    uri = f"gs://{bucket}"
+    """A bucket that the run writes to, or the one from which Cloud Build builds."""
+    uri, builds = f"gs://{bucket}", bucket == site.build_bucket
     create = Command(
         (
             "gcloud", "storage", "buckets", "create", uri, site.in_project, f"--location={site.region}",
@@ -78,7 +79,7 @@ def bucket_step(site: Site, bucket: str, *, delete_data: bool) -> Step:
             fix = f"gcloud storage buckets update {uri} --public-access-prevention"
             return Seen("differs", "may be made public", f"forbid it: {fix}", False, ours)
         where = str(found.get("location", "")).lower()
-        if where != site.region:
+        if where != site.region and not builds:  # gcloud itself makes that one anywhere
             return Seen(
                 "differs",
                 f"is in {where}, the cluster in {site.region}: slower, and traffic between them is paid",
@@ -103,9 +104,11 @@ def bucket_step(site: Site, bucket: str, *, delete_data: bool) -> Step:
         return Undo("remove", "made by packtrain, and empty", (remove,))
 
     return Step(
-        f"bucket.{bucket}",
+        "build-bucket" if builds else f"bucket.{bucket}",
         f"bucket {uri}",
-        "checkpoints, events and the adapter; in the cluster's region, never public",
+        "what the image is built from, as gcloud uploads it"
+        if builds
+        else "checkpoints, events and the adapter; in the cluster's region, never public",
         look,
         (create, label),
         undo,

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import TextIO
 
 from packtrain.config import RunConfig
-from packtrain.errors import UsageError
+from packtrain.errors import UnavailableError, UsageError
 from packtrain.gcp.commands import Programs
 from packtrain.gcp.inside import TOKEN
 from packtrain.gcp.journal import Journal, journal_of
-from packtrain.gcp.looks import project_number
+from packtrain.gcp.looks import build_account, project_number
 from packtrain.gcp.shown import kubeconfig
-from packtrain.gcp.site import PROJECT_NUMBER, Site, site_of
+from packtrain.gcp.site import BUILD_ACCOUNT, PROJECT_NUMBER, Site, site_of
 
 #: What a token may have: it is put between quotes in YAML and in a shell's here-document.
 _TOKEN = re.compile(r"[A-Za-z0-9_.~+/=-]{8,512}")
@@ -33,6 +33,14 @@ class Session:
     def begin(self) -> None:
         """The first question: it fails where gcloud is not there, not logged in, or sees no such project."""
         self.runner.values[PROJECT_NUMBER] = project_number(self.runner, self.site)
+
+        def builder() -> str:
+            account = build_account(self.runner, self.site)
+            if account is None:
+                raise UnavailableError("Cloud Build does not tell yet with which account it builds")
+            return account
+
+        self.runner.later[BUILD_ACCOUNT] = builder
 
 
 def open_session(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from packtrain.errors import ConfigError
-from packtrain.gcp.access import bucket_access, identity_access, image_access
+from packtrain.gcp.access import bucket_access, build_access, identity_access, image_access
 from packtrain.gcp.addons import addon_steps
 from packtrain.gcp.cluster import cluster_step, credentials_step, pool_step
 from packtrain.gcp.inside import namespace_step, secret_step, service_account_step
@@ -39,6 +39,7 @@ def steps(site: Site, options: Options) -> list[Step]:
         services_step(site),
         *(bucket_step(site, bucket, delete_data=options.delete_data) for bucket in site.buckets),
         repository_step(site.repository) if site.repository else None,
+        *(bucket_step(site, bucket, delete_data=options.delete_data) for bucket in _for_builds(site)),
         networks_step(site) if site.gpu_networks else None,
         cluster_step(site, create=options.create_cluster, zone=zone),
         pool_step(site, create=options.create_pool, zone=zone),
@@ -51,7 +52,12 @@ def steps(site: Site, options: Options) -> list[Step]:
         *(bucket_access(site, bucket, member, read_only=True) for bucket in site.sources),
         identity_access(site) if via else None,
         image_access(site, site.repository) if site.repository else None,
+        *(build_access(site, site.repository) if site.repository and site.builds else ()),
         secret_step(site, has_token=options.has_token, renew=options.renew_token),
         *addon_steps(site),
     ]
     return [step for step in wanted if step is not None]
+
+
+def _for_builds(site: Site) -> tuple[str, ...]:
+    return (site.build_bucket,) if site.builds and site.build_bucket not in site.buckets else ()

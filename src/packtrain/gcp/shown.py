@@ -9,10 +9,12 @@ from typing import Any
 
 from packtrain.gcp.carry_out import Planned
 from packtrain.gcp.check import Finding
+from packtrain.gcp.cluster import credentials_step
 from packtrain.gcp.commands import Command, script
 from packtrain.gcp.destroy import Undoing
 from packtrain.gcp.inside import TOKEN
-from packtrain.gcp.site import PROJECT_NUMBER, Site
+from packtrain.gcp.looks import ask_build_account
+from packtrain.gcp.site import BUILD_ACCOUNT, PROJECT_NUMBER, Site
 from packtrain.gcp.steps import Step
 
 WORDS = {
@@ -73,7 +75,7 @@ def setup_script(site: Site, steps: Sequence[Step]) -> str:
     if any(TOKEN in command.values for step in made for command in step.make):
         lines.append(f"# {TOKEN}: set it from a file or a password manager, so that no history has it")
     for number, step in enumerate(made, start=1):
-        lines += ["", f"# {number}. {step.title}: {step.reason}"]
+        lines += ["", f"# {number}. {step.title}: {step.reason}", *_build_account(site, step.make, lines)]
         if step.make[0].argv[0] == "kubectl" and kubeconfig(site) != str(site.kubeconfig):
             lines += [f"export KUBECONFIG={shlex.quote(kubeconfig(site))}"]
         lines += [script(step.make)]
@@ -88,7 +90,19 @@ def undo_script(site: Site, planned: Sequence[Undoing]) -> str:
     """The commands of a destroy of what is there now."""
     ask = f"{PROJECT_NUMBER}=\"$(gcloud projects describe {site.project} --format='value(projectNumber)')\""
     lines = [f"export KUBECONFIG={shlex.quote(kubeconfig(site))}", ask]
+    way_in = credentials_step(site)
+    removed = [command for each in planned if each.undo.action == "remove" for command in each.undo.commands]
+    if way_in and any(command.argv[0] == "kubectl" for command in removed):
+        lines += [script(way_in.make)]
     for each in planned:
         if each.undo.action == "remove":
-            lines += ["", f"# {each.step.title}", script(each.undo.commands)]
+            asked = _build_account(site, each.undo.commands, lines)
+            lines += ["", f"# {each.step.title}", *asked, script(each.undo.commands)]
     return "\n".join(lines)
+
+
+def _build_account(site: Site, commands: Sequence[Command], before: Sequence[str]) -> list[str]:
+    """The line that asks for the account that builds: once, and not before Cloud Build is enabled."""
+    line = f'{BUILD_ACCOUNT}="$({ask_build_account(site).shown()})"'
+    wanted = any(BUILD_ACCOUNT in command.values for command in commands)
+    return [line] if wanted and line not in before else []

@@ -18,6 +18,8 @@ BUCKET_ROLE = "roles/storage.objectUser"
 READER_ROLE = "roles/storage.objectViewer"
 #: ``$NAME`` in commands for the project's number, which is asked for when they run.
 PROJECT_NUMBER = "PROJECT_NUMBER"
+#: The same for the account with which Cloud Build builds in the project.
+BUILD_ACCOUNT = "BUILD_ACCOUNT"
 
 _SHAPES = {
     # https://cloud.google.com/resource-manager/docs/creating-managing-projects (older ones: domain:id)
@@ -63,6 +65,8 @@ class Site:
     """Only read by the run."""
     repository: Repository | None
     """None where ``cluster.image`` is in a registry that is not Google's."""
+    builds: bool
+    """Images are built into the repository: ``cluster.image`` names none by its digest."""
     machine: Machine
     nodes: int
     capacity: Capacity
@@ -99,6 +103,11 @@ class Site:
                 hint="use a longer or shorter name, or leave out --via-service-account",
             )
         return f"{self.service_account}@{self.project}.iam.gserviceaccount.com"
+
+    @property
+    def build_bucket(self) -> str:
+        """Where ``gcloud builds submit`` puts what is built; the name is gcloud's."""
+        return re.sub("[:.]", "_", self.project).replace("google", "elgoog") + "_cloudbuild"
 
     @property
     def in_project(self) -> str:
@@ -142,6 +151,7 @@ def site_of(config: RunConfig) -> Site:
         buckets=buckets,
         sources=tuple(each for each in sources if each not in buckets),
         repository=_repository(cluster),
+        builds=_repository(cluster) is not None and "@" not in (cluster.image or ""),
         machine=machine(cluster.machine),
         nodes=cluster.nodes,
         capacity=cluster.capacity,

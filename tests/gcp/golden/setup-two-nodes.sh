@@ -21,7 +21,15 @@ gcloud artifacts repositories create packtrain \
   --repository-format=docker \
   --labels=managed-by=packtrain
 
-# 4. 8 networks for the GPUs' network cards: GPUDirect-TCPXO between 2 nodes: without them a sixth of the bandwidth
+# 4. bucket gs://my-project_cloudbuild: what the image is built from, as gcloud uploads it
+gcloud storage buckets create gs://my-project_cloudbuild \
+  --project=my-project \
+  --location=us-central1 \
+  --uniform-bucket-level-access \
+  --public-access-prevention
+gcloud storage buckets update gs://my-project_cloudbuild --update-labels=managed-by=packtrain
+
+# 5. 8 networks for the GPUs' network cards: GPUDirect-TCPXO between 2 nodes: without them a sixth of the bandwidth
 gcloud compute networks create trainer-gpu-1 \
   --project=my-project \
   --subnet-mode=custom \
@@ -167,7 +175,7 @@ gcloud compute firewall-rules create trainer-gpu-8 \
   --source-ranges=192.168.8.0/24 \
   --description=managed-by=packtrain
 
-# 5. cluster trainer in us-central1-a: runs the pods; with Workload Identity, so that a pod needs no key file
+# 6. cluster trainer in us-central1-a: runs the pods; with Workload Identity, so that a pod needs no key file
 gcloud container clusters create trainer \
   --location=us-central1-a \
   --project=my-project \
@@ -181,7 +189,7 @@ gcloud container clusters create trainer \
   --num-nodes=1 \
   --labels=managed-by=packtrain
 
-# 6. node pool packtrain-a3-megagpu-8g-flex-start: has the GPUs; scales from zero to 2, so that nothing is paid while nothing runs
+# 7. node pool packtrain-a3-megagpu-8g-flex-start: has the GPUs; scales from zero to 2, so that nothing is paid while nothing runs
 gcloud container node-pools create packtrain-a3-megagpu-8g-flex-start \
   --cluster=trainer \
   --location=us-central1-a \
@@ -209,10 +217,10 @@ gcloud container node-pools create packtrain-a3-megagpu-8g-flex-start \
   --additional-node-network=network=trainer-gpu-8,subnetwork=trainer-gpu-8 \
   --labels=managed-by=packtrain
 
-# 7. kubectl's way in: for the steps inside the cluster
+# 8. kubectl's way in: for the steps inside the cluster
 gcloud container clusters get-credentials trainer --location=us-central1-a --project=my-project
 
-# 8. networks vpc1 to vpc8 in the cluster: what the pods' annotations name
+# 9. networks vpc1 to vpc8 in the cluster: what the pods' annotations name
 kubectl apply --server-side --field-manager=packtrain --filename=- <<'EOF'
 apiVersion: networking.gke.io/v1
 kind: GKENetworkParamSet
@@ -423,7 +431,7 @@ spec:
     name: vpc8
 EOF
 
-# 9. namespace training: whoever may make pods in it has the rights of the service account
+# 10. namespace training: whoever may make pods in it has the rights of the service account
 kubectl apply --server-side --field-manager=packtrain --filename=- <<'EOF'
 apiVersion: v1
 kind: Namespace
@@ -434,7 +442,7 @@ metadata:
     app.kubernetes.io/managed-by: packtrain
 EOF
 
-# 10. Kubernetes service account llama3-finetuner-ksa: whose rights the pods have
+# 11. Kubernetes service account llama3-finetuner-ksa: whose rights the pods have
 kubectl apply --server-side --field-manager=packtrain --filename=- <<'EOF'
 apiVersion: v1
 kind: ServiceAccount
@@ -447,7 +455,7 @@ metadata:
 automountServiceAccountToken: false
 EOF
 
-# 11. roles/storage.objectUser on gs://my-bucket for the pods: the run writes checkpoints and the adapter; on this bucket alone, never on the project
+# 12. roles/storage.objectUser on gs://my-bucket for the pods: the run writes checkpoints and the adapter; on this bucket alone, never on the project
 kubectl annotate serviceaccount llama3-finetuner-ksa \
   --namespace=training \
   --overwrite \
@@ -456,7 +464,7 @@ gcloud storage buckets add-iam-policy-binding gs://my-bucket "--member=principal
   --role=roles/storage.objectUser \
   --condition=None
 
-# 12. roles/artifactregistry.reader on packtrain for the nodes: the nodes pull the image; on this repository alone
+# 13. roles/artifactregistry.reader on packtrain for the nodes: the nodes pull the image; on this repository alone
 kubectl annotate serviceaccount llama3-finetuner-ksa \
   --namespace=training \
   --overwrite \
@@ -468,7 +476,29 @@ gcloud artifacts repositories add-iam-policy-binding packtrain \
   --role=roles/artifactregistry.reader \
   --condition=None
 
-# 13. Secret huggingface-secret: the Hugging Face token
+# 14. roles/artifactregistry.writer on packtrain for Cloud Build: packtrain image build pushes the image; on this repository alone
+BUILD_ACCOUNT="$(gcloud builds get-default-service-account --project=my-project)"
+kubectl annotate serviceaccount llama3-finetuner-ksa \
+  --namespace=training \
+  --overwrite \
+  'packtrain.dev/gave-37bf13295afe=roles/artifactregistry.writer on packtrain'
+gcloud artifacts repositories add-iam-policy-binding packtrain \
+  --location=us-central1 \
+  --project=my-project \
+  "--member=serviceAccount:$BUILD_ACCOUNT" \
+  --role=roles/artifactregistry.writer \
+  --condition=None
+
+# 15. roles/storage.objectViewer on gs://my-project_cloudbuild for Cloud Build: reads what the image is built from; on this bucket alone
+kubectl annotate serviceaccount llama3-finetuner-ksa \
+  --namespace=training \
+  --overwrite \
+  'packtrain.dev/gave-bee54c81e749=roles/storage.objectViewer on gs://my-project_cloudbuild'
+gcloud storage buckets add-iam-policy-binding gs://my-project_cloudbuild "--member=serviceAccount:$BUILD_ACCOUNT" \
+  --role=roles/storage.objectViewer \
+  --condition=None
+
+# 16. Secret huggingface-secret: the Hugging Face token
 kubectl apply --server-side --field-manager=packtrain --filename=- <<EOF
 apiVersion: v1
 kind: Secret

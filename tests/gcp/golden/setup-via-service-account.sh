@@ -21,7 +21,15 @@ gcloud artifacts repositories create packtrain \
   --repository-format=docker \
   --labels=managed-by=packtrain
 
-# 4. cluster trainer in us-central1: runs the pods; with Workload Identity, so that a pod needs no key file
+# 4. bucket gs://my-project_cloudbuild: what the image is built from, as gcloud uploads it
+gcloud storage buckets create gs://my-project_cloudbuild \
+  --project=my-project \
+  --location=us-central1 \
+  --uniform-bucket-level-access \
+  --public-access-prevention
+gcloud storage buckets update gs://my-project_cloudbuild --update-labels=managed-by=packtrain
+
+# 5. cluster trainer in us-central1: runs the pods; with Workload Identity, so that a pod needs no key file
 gcloud container clusters create trainer \
   --location=us-central1 \
   --project=my-project \
@@ -34,7 +42,7 @@ gcloud container clusters create trainer \
   --num-nodes=1 \
   --labels=managed-by=packtrain
 
-# 5. node pool packtrain-g2-standard-8-spot: has the GPUs; scales from zero to 1, so that nothing is paid while nothing runs
+# 6. node pool packtrain-g2-standard-8-spot: has the GPUs; scales from zero to 1, so that nothing is paid while nothing runs
 gcloud container node-pools create packtrain-g2-standard-8-spot \
   --cluster=trainer \
   --location=us-central1 \
@@ -52,10 +60,10 @@ gcloud container node-pools create packtrain-g2-standard-8-spot \
   --spot \
   --labels=managed-by=packtrain
 
-# 6. kubectl's way in: for the steps inside the cluster
+# 7. kubectl's way in: for the steps inside the cluster
 gcloud container clusters get-credentials trainer --location=us-central1 --project=my-project
 
-# 7. namespace training: whoever may make pods in it has the rights of the service account
+# 8. namespace training: whoever may make pods in it has the rights of the service account
 kubectl apply --server-side --field-manager=packtrain --filename=- <<'EOF'
 apiVersion: v1
 kind: Namespace
@@ -66,13 +74,13 @@ metadata:
     app.kubernetes.io/managed-by: packtrain
 EOF
 
-# 8. IAM service account llama3-finetuner-ksa@my-project.iam.gserviceaccount.com: the classical way to the bucket (--via-service-account)
+# 9. IAM service account llama3-finetuner-ksa@my-project.iam.gserviceaccount.com: the classical way to the bucket (--via-service-account)
 gcloud iam service-accounts create llama3-finetuner-ksa \
   --project=my-project \
   --display-name=packtrain \
   --description=managed-by=packtrain
 
-# 9. Kubernetes service account llama3-finetuner-ksa: whose rights the pods have
+# 10. Kubernetes service account llama3-finetuner-ksa: whose rights the pods have
 kubectl apply --server-side --field-manager=packtrain --filename=- <<'EOF'
 apiVersion: v1
 kind: ServiceAccount
@@ -87,7 +95,7 @@ metadata:
 automountServiceAccountToken: false
 EOF
 
-# 10. roles/storage.objectUser on gs://my-bucket for the IAM service account: the run writes checkpoints and the adapter; on this bucket alone, never on the project
+# 11. roles/storage.objectUser on gs://my-bucket for the IAM service account: the run writes checkpoints and the adapter; on this bucket alone, never on the project
 kubectl annotate serviceaccount llama3-finetuner-ksa \
   --namespace=training \
   --overwrite \
@@ -97,7 +105,7 @@ gcloud storage buckets add-iam-policy-binding gs://my-bucket \
   --role=roles/storage.objectUser \
   --condition=None
 
-# 11. roles/iam.workloadIdentityUser on llama3-finetuner-ksa@my-project.iam.gserviceaccount.com: the pods' account acts as the IAM service account
+# 12. roles/iam.workloadIdentityUser on llama3-finetuner-ksa@my-project.iam.gserviceaccount.com: the pods' account acts as the IAM service account
 kubectl annotate serviceaccount llama3-finetuner-ksa \
   --namespace=training \
   --overwrite \
@@ -108,7 +116,7 @@ gcloud iam service-accounts add-iam-policy-binding llama3-finetuner-ksa@my-proje
   --role=roles/iam.workloadIdentityUser \
   --condition=None
 
-# 12. roles/artifactregistry.reader on packtrain for the nodes: the nodes pull the image; on this repository alone
+# 13. roles/artifactregistry.reader on packtrain for the nodes: the nodes pull the image; on this repository alone
 kubectl annotate serviceaccount llama3-finetuner-ksa \
   --namespace=training \
   --overwrite \
@@ -120,7 +128,29 @@ gcloud artifacts repositories add-iam-policy-binding packtrain \
   --role=roles/artifactregistry.reader \
   --condition=None
 
-# 13. Secret huggingface-secret: the Hugging Face token
+# 14. roles/artifactregistry.writer on packtrain for Cloud Build: packtrain image build pushes the image; on this repository alone
+BUILD_ACCOUNT="$(gcloud builds get-default-service-account --project=my-project)"
+kubectl annotate serviceaccount llama3-finetuner-ksa \
+  --namespace=training \
+  --overwrite \
+  'packtrain.dev/gave-37bf13295afe=roles/artifactregistry.writer on packtrain'
+gcloud artifacts repositories add-iam-policy-binding packtrain \
+  --location=us-central1 \
+  --project=my-project \
+  "--member=serviceAccount:$BUILD_ACCOUNT" \
+  --role=roles/artifactregistry.writer \
+  --condition=None
+
+# 15. roles/storage.objectViewer on gs://my-project_cloudbuild for Cloud Build: reads what the image is built from; on this bucket alone
+kubectl annotate serviceaccount llama3-finetuner-ksa \
+  --namespace=training \
+  --overwrite \
+  'packtrain.dev/gave-bee54c81e749=roles/storage.objectViewer on gs://my-project_cloudbuild'
+gcloud storage buckets add-iam-policy-binding gs://my-project_cloudbuild "--member=serviceAccount:$BUILD_ACCOUNT" \
+  --role=roles/storage.objectViewer \
+  --condition=None
+
+# 16. Secret huggingface-secret: the Hugging Face token
 kubectl apply --server-side --field-manager=packtrain --filename=- <<EOF
 apiVersion: v1
 kind: Secret

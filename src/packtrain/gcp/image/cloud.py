@@ -37,10 +37,16 @@ _AGAIN = "the same command builds again"
 #: What a build's log says about its failure -> our error for it.
 _CAUSES: tuple[tuple[str, type[PacktrainError], str, str], ...] = (
     (
+        r"storage\.objects\.(?:get|list)",
+        AccessError,
+        "Cloud Build's service account may not read what it is to build",
+        "packtrain cloud setup RUN gives {account} the role roles/storage.objectViewer on its bucket",
+    ),
+    (
         r"uploadArtifacts|denied: Permission|403 Forbidden",
         AccessError,
         "Cloud Build's service account may not push to {repository}",
-        "give {account} the role roles/artifactregistry.writer on the repository",
+        "packtrain cloud setup RUN gives {account} the role roles/artifactregistry.writer on the repository",
     ),
     (
         r"name unknown: Repository|Repository \S+ not found|NAME_UNKNOWN",
