@@ -11,10 +11,11 @@ from setups import EVERYTHING, Setup, site
 from standins.fake_programs import Cut, FakePrograms, cut_at
 
 from packtrain.errors import AccessError, ConflictError
-from packtrain.gcp.commands import Finished
+from packtrain.gcp.commands import Command, Finished
 from packtrain.gcp.destroy import refuse_while_running
 from packtrain.gcp.inside import GOOGLE_ACCOUNT
 from packtrain.gcp.setup import Options
+from packtrain.gcp.shown import undo_script
 from packtrain.kube.names import labels
 
 CLASSICAL = Options(True, True, True, has_token=True)
@@ -50,6 +51,29 @@ def test_another_laptop_takes_back_all_that_setup_made(tmp_path: Path, options: 
     assert cloud.state == {}
     assert [pair for pairs in cloud.policies.values() for pair in pairs] == []
     assert len(cloud.services) == 9, "enabled services stay"
+
+
+def test_another_laptop_finds_its_own_way_into_the_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PACKTRAIN_KUBECONFIG", raising=False)
+    monkeypatch.setenv("PACKTRAIN_CACHE", str(tmp_path / "cache"))
+    cloud = FakePrograms()
+    laptop(tmp_path / "one", cloud).run()
+    cloud.ran.clear()
+
+    def no_way_in(command: Command) -> Finished | None:
+        if command.argv[0] != "kubectl" or any("get-credentials" in each.argv for each in cloud.ran):
+            return None
+        return Finished(1, "", "The connection to the server localhost:8080 was refused")
+
+    cloud.fails = no_way_in
+    other = laptop(tmp_path / "two", cloud, Options())
+    printed = undo_script(other.site, other.undo_plan())
+    assert printed.index("get-credentials") < printed.index("kubectl delete")
+    cloud.ran.clear()
+    other.destroy()
+    assert cloud.state == {}
 
 
 @pytest.mark.parametrize("options", [EVERYTHING, CLASSICAL], ids=["direct", "classical"])

@@ -76,8 +76,18 @@ CASES: list[tuple[str, Command, str, type[PacktrainError], str, str]] = [
         "ERROR: (gcloud.storage.buckets.add-iam-policy-binding) HTTPError 403: me@x.y does not have "
         "storage.buckets.setIamPolicy access to the Google Cloud Storage bucket.",
         AccessError,
-        "the permission storage.buckets.setIamPolicy is missing",
+        "the permission storage.buckets.setIamPolicy is missing on gs://b",
         "roles/storage.admin",
+    ),
+    (
+        "bucket of somebody else, that is looked at",
+        Command(("gcloud", "storage", "buckets", "describe", "gs://b", "--format=json")),
+        "ERROR: (gcloud.storage.buckets.describe) HTTPError 403: me@x.y does not have storage.buckets.get "
+        "access to the Google Cloud Storage bucket. Permission 'storage.buckets.get' denied on resource "
+        "(or it may not exist). This command is authenticated as me@x.y.",
+        AccessError,
+        "gs://b is somebody else's bucket",
+        "choose another bucket in output.uri; or, if it is yours: it is in roles/storage.admin",
     ),
     (
         "right on a cluster",
@@ -332,6 +342,15 @@ CASES: list[tuple[str, Command, str, type[PacktrainError], str, str]] = [
         "kubeconfig missing",
         KUBECTL,
         "error: current-context is not set",
+        ConfigError,
+        "the kubeconfig is missing or damaged",
+        "PACKTRAIN_KUBECONFIG",
+    ),
+    (
+        "kubeconfig that is not there",
+        KUBECTL,
+        'E1124 14:30:00 1 memcache.go:265] "Unhandled Error" err="couldn\'t get current server API group list"\n'
+        "The connection to the server localhost:8080 was refused - did you specify the right host or port?",
         ConfigError,
         "the kubeconfig is missing or damaged",
         "PACKTRAIN_KUBECONFIG",

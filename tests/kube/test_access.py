@@ -118,7 +118,7 @@ def test_a_watch_that_is_cut_says_so(kube_api: KubeApi, cluster: Cluster) -> Non
         (Fault(404, message='namespaces "none" not found'), ConfigError, "namespace none is not there", 1),
         (Fault(404, message="the server could not find the requested resource"), ConfigError, "404", 1),
         (Fault(409), ConflictError, "somebody else", 1),
-        (Fault(410), GoneError, "as the test scripted", 1),
+        (Fault(410), GoneError, "has forgotten", 1),
         (Fault(422), ConfigError, "does not take what packtrain sends", 1),
         (Fault(429), UnavailableError, "too many requests", 3),
         (Fault(500), UnavailableError, "an error of its own (500)", 3),
@@ -254,6 +254,7 @@ def test_a_damaged_kubeconfig(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="kubeconfig") as caught:
         open_at(path)
     assert "PACKTRAIN_KUBECONFIG" in str(caught.value.hint)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_missing_kubeconfig(tmp_path: Path) -> None:

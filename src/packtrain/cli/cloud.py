@@ -179,7 +179,7 @@ def destroy(
     if json:
         print_json({"steps": rows_json(undo_rows(planned))})
     else:
-        typer.echo(f"Removed {len(removing)}." if removing else "Nothing of packtrain's is there.")
+        typer.echo(f"Removed {len(removing)}." if removing else "There is nothing to remove.")
 
 
 def _session(run: Path, overrides: list[str] | None, token: str | None) -> Session:
@@ -213,7 +213,7 @@ class _Report:
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
-        self._began = time.monotonic()
+        self._began: float | None = None
 
     def looking(self, step: Step) -> None:
         if self._live:
@@ -225,7 +225,8 @@ class _Report:
             typer.echo("\r\033[K", err=True, nl=False)
 
     def making(self, step: Step, command: Command) -> None:
-        self._began = time.monotonic()
+        if self._began is None:
+            self._began = time.monotonic()
         first = command.shown().splitlines()[0].removesuffix("\\")
         note(f"{step.title}: {first.partition(' <<')[0].rstrip()}")
 
@@ -233,4 +234,7 @@ class _Report:
         note(f"{step.title}: waiting ({why})")
 
     def done(self, step: Step, seen: Seen) -> None:
-        note(f"{step.title}: {seen.sentence} ({time.monotonic() - self._began:.0f} s)")
+        """Nothing is told of what was there: the plan has it."""
+        if self._began is not None:
+            note(f"{step.title}: {seen.sentence} ({time.monotonic() - self._began:.0f} s)")
+        self._began = None

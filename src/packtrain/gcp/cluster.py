@@ -36,7 +36,7 @@ def cluster_step(site: Site, *, create: bool, zone: str | None) -> Step:
             return Seen(
                 "yours",
                 f"there is no cluster {site.cluster} in {site.location}",
-                "--create-cluster makes it; or check cluster.name and cluster.location",
+                "packtrain cloud setup RUN --create-cluster makes it; or check cluster.name and cluster.location",
                 blocks=True,
             )
         return Seen("make", "is not there") if found is None else look_at_cluster(site, found)
@@ -115,7 +115,7 @@ def pool_step(site: Site, *, create: bool, zone: str | None) -> Step:
             return Seen(
                 "yours",
                 f"no node pool has {site.machine.name} as {site.capacity}",
-                "--create-pool makes one that scales from zero",
+                "packtrain cloud setup RUN --create-pool makes one that scales from zero",
             )
         if not fitting:
             return Seen("make", "is not there")

@@ -51,6 +51,9 @@ def undo_plan(all_steps: Sequence[Step], runner: Runner, journal: Journal, repor
     looking = Remembering(runner)
     planned = []
     for step in all_steps:
+        if step.key == "credentials":  # before the looks into the cluster: another machine may have made it
+            look_at(step, looking)
+    for step in all_steps:
         if step.undo is None:
             continue
         report.looking(step)

@@ -161,7 +161,9 @@ CASES = (
     _case(
         r"current-context is not set|no configuration has been provided|invalid configuration|"
         r"error loading config file|unable to (?:load root certificates|parse bytes)|"
-        r"context \"[^\"]*\" does not exist",
+        r"context \"[^\"]*\" does not exist|"
+        # Where kubectl looks for a server that no file names.
+        r"(?:localhost|127\.0\.0\.1|\[::1\]):8080\b",
         ConfigError,
         "the kubeconfig is missing or damaged",
         "unset PACKTRAIN_KUBECONFIG, or let it name a kubeconfig with a current context",
@@ -225,10 +227,13 @@ def passes_when_new(finished: Finished) -> bool:
 def explain(command: Command, finished: Finished) -> PacktrainError:
     """The error of ours for a command that ended badly."""
     text = finished.stderr or finished.stdout
-    project = next((found[1] for word in command.argv if (found := _OPTIONS.match(word))), "of the run file")
+    named_project = next((found[1] for word in command.argv if (found := _OPTIONS.match(word))), None)
+    project = named_project or "of the run file"
     if is_api_off(finished):
         return _api_off(text, project)
-    facts = {"what": spoken(command), "project": project, "said": said(text)}
+    bucket = next((word for word in command.argv if word.startswith("gs://")), "")
+    place = f" in project {named_project}" if named_project else f" on {bucket}" if bucket else ""
+    facts = {"what": spoken(command), "project": project, "said": said(text), "place": place}
     for case in CASES:
         found = case.pattern.search(text)
         if found:
@@ -238,7 +243,7 @@ def explain(command: Command, finished: Finished) -> PacktrainError:
             words = {**facts, "other": "", **named}
             return case.kind(_one_line(case.sentence.format(**words)), hint=case.hint.format(**words))
     if _DENIED.search(text):
-        return _denied(text, facts)
+        return _denied(text, facts, bucket)
     first = command.shown().splitlines()[0]
     return ConfigError(f"{facts['what']} failed: {facts['said']}", hint=f"the command was: {first}")
 
@@ -262,15 +267,20 @@ def _api_off(text: str, project: str) -> ConfigError:
     )
 
 
-def _denied(text: str, facts: dict[str, str]) -> AccessError:
+def _denied(text: str, facts: dict[str, str], bucket: str) -> AccessError:
     found = PERMISSION.search(text)
     if found is None:
         return AccessError(f"{facts['what']} is refused: {facts['said']}", hint=GRANTS)
     role = role_for(found[0])
     has = f"it is in {role}; " if role else ""
+    if bucket and found[0] == "storage.buckets.get":
+        return AccessError(
+            f"{bucket} is somebody else's bucket (its name is taken in all of Google Cloud), or you may not"
+            f" look at it: the permission {found[0]} is missing",
+            hint=f"choose another bucket in output.uri; or, if it is yours: {has}{GRANTS}",
+        )
     return AccessError(
-        f"{facts['what']} is refused: the permission {found[0]} is missing in project {facts['project']}",
-        hint=has + GRANTS,
+        f"{facts['what']} is refused: the permission {found[0]} is missing{facts['place']}", hint=has + GRANTS
     )
 
 

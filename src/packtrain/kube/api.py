@@ -91,12 +91,12 @@ class Cluster:
             limits = ConnectionParams(timeout=httpx.Timeout(ANSWER))
             return cls(Client(config, limits), name, namespace, patience)
         except LightkubeConfigError as error:
-            raise ConfigError(f"{kubeconfig}: {error}", hint=_HINT) from None
+            raise ConfigError(f"{kubeconfig}: {' '.join(str(error).split())}", hint=_HINT) from None
         except Exception as error:  # noqa: BLE001
             # Whatever a damaged file makes of its reader: a missing key, a wrong type, a bad certificate.
+            said = " ".join(f"{type(error).__name__}: {error}".split())
             raise ConfigError(
-                f"{kubeconfig}: is no kubeconfig that can be used ({type(error).__name__}: {error})",
-                hint=_HINT,
+                f"{kubeconfig}: is no kubeconfig that can be used ({said})", hint=_HINT
             ) from None
 
     def close(self) -> None:
