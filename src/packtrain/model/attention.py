@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from packtrain.errors import ConfigError
+from packtrain.model.fused import modules_own_way
 
 NAME = "packtrain_documents"
 
@@ -169,10 +170,11 @@ def attention_arguments(bounds: Tensor, longest: int) -> dict[str, Any]:
 
 @contextmanager
 def plain_attention(model: PreTrainedModel) -> Iterator[None]:
-    """transformers' own attention, for generating with a cache and for comparisons."""
+    """transformers' own layers and attention, for generating with a cache and for comparisons."""
     before = model.config._attn_implementation
     model.set_attn_implementation("sdpa" if model._supports_sdpa else "eager")
     try:
-        yield
+        with modules_own_way(model):
+            yield
     finally:
         model.set_attn_implementation(before)

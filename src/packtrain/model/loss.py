@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from packtrain.errors import ConfigError
 from packtrain.model.attention import attention_arguments, plain_attention, use_document_attention
+from packtrain.model.fused import use_fused_layers
 
 if TYPE_CHECKING:
     from packtrain.data.batches import MicroBatch
@@ -138,11 +139,12 @@ class CausalLoss(nn.Module):
 
     @classmethod
     def of(cls, model: PreTrainedModel) -> CausalLoss:
-        """Take ``model`` apart; its attention keeps documents apart from now on."""
+        """Take ``model`` apart; its attention keeps documents apart from now on, and its layers are fused."""
         head = model.get_output_embeddings()
         if not isinstance(head, nn.Linear) or model.base_model is model:
             raise ConfigError(f"{type(model).__name__} has no linear head on a decoder, which training needs")
         use_document_attention(model)
+        use_fused_layers(model)
         config = model.config.get_text_config()
         scale = getattr(config, "logit_scale", None) or 1.0
         divisor = getattr(config, "logits_scaling", None) or 1.0
