@@ -226,7 +226,7 @@ def test_what_fits_only_in_part_is_taken_back(tmp_path: Path) -> None:
         writer.write("step", 1, loss=1.0)
         resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, most))
         try:
-            with pytest.raises(StorageError, match="10 of .* bytes written"):
+            with pytest.raises(StorageError, match=r"10 of .* bytes written"):
                 writer.write("step", 2, loss=1.0)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, most))

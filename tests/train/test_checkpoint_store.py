@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ from checkpoints import make_store, no_warning, snapshot, step_of, until
 
 from packtrain.errors import ConflictError, StorageError
 from packtrain.train.checkpoint import CheckpointStore
+from packtrain.train.checkpoint_files import write
 
 
 def wait_for(gate: threading.Event) -> None:
@@ -118,11 +120,37 @@ def test_a_commit_of_another_folder_or_form_does_not_count(tmp_path: Path) -> No
     }
 
 
-def test_what_a_killed_save_leaves_is_swept(tmp_path: Path) -> None:
+@pytest.mark.parametrize("torn", ["commit.json", "optimizer.safetensors"])
+def test_what_a_killed_save_leaves_is_swept(tmp_path: Path, torn: str) -> None:
     save(make_store(tmp_path), 1)
-    (tmp_path / "step-1").rename(tmp_path / ".step-1.tmp")
+    (tmp_path / "step-1" / torn).write_bytes(b"torn")
+    (tmp_path / "step-1").rename(tmp_path / ".step-1.1.tmp")
     assert make_store(tmp_path).newest() is None
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_kill_while_a_step_is_written_again_loses_neither(tmp_path: Path, renames: int) -> None:
+    """The only checkpoint is replaced by one of the same step, and the process ends between the renames."""
+    save(make_store(tmp_path, keep=1), 7)
+    child = os.fork()
+    if child == 0:
+        left, rename = [renames], Path.rename
+
+        def cut(path: Path, target: Path) -> Path:
+            left[0] -= 1
+            if left[0] < 0:
+                os._exit(0)
+            return rename(path, target)
+
+        Path.rename = cut  # type: ignore[method-assign, assignment]
+        write(tmp_path, snapshot(7), attempt=2, token=lambda: 1, save=5)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert step_of(make_store(tmp_path, attempt=3).newest()) == 7
+    commit = json.loads((tmp_path / "step-7/commit.json").read_text())
+    assert commit["attempt"] == (1 if renames == 0 else 2)
+    assert names(tmp_path) == ["step-7"]
 
 
 def test_a_failed_save_is_a_warning_once_and_once_more_when_it_is_over(tmp_path: Path) -> None:

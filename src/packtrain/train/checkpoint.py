@@ -8,7 +8,6 @@ can go on: it is said once, and tried again. Old checkpoints go only after a new
 from __future__ import annotations
 
 import re
-import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +18,17 @@ from pathlib import Path
 from packtrain.errors import StorageError
 from packtrain.storage import Storage
 from packtrain.train.background import Outage, Worker
-from packtrain.train.checkpoint_files import COMMIT, Commit, Facts, commits, damage, make_room, prune, write
+from packtrain.train.checkpoint_files import (
+    COMMIT,
+    Commit,
+    Facts,
+    commits,
+    damage,
+    make_room,
+    prune,
+    sweep,
+    write,
+)
 from packtrain.train.checkpoint_parts import Exchange, PartWriter, StoreExchange, collect
 from packtrain.train.checkpoint_remote import GivenUp, RemoteCheckpoints, prune_quietly
 from packtrain.train.checkpoint_state import (
@@ -180,8 +189,7 @@ class CheckpointStore:
         A damaged one is passed over with a warning for the one before. Call it before the first save.
         Errors: those of :class:`Storage`: a bucket that cannot be asked may hold a newer one.
         """
-        for left in self.folder.glob(".step-*.tmp"):
-            shutil.rmtree(left, ignore_errors=True)  # of a save that was killed
+        sweep(self.folder)
         local, bad = commits(self.folder)
         remote = self._remote.commits() if self._remote is not None else []
         here, there = {one.order: one for one in local}, {one.order: one for one in remote}

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -131,10 +132,30 @@ def write(
 
 
 def install(temporary: Path, target: Path) -> None:
-    """Let a folder that is complete, and on the disk, appear under its name."""
-    shutil.rmtree(target, ignore_errors=True)
+    """Let a folder that is complete, and on the disk, appear under its name.
+
+    One that has the name already is whole, aside, until then: :func:`sweep` finds it, or the new one.
+    """
+    aside = target.parent / f".{target.name}.old.tmp"
+    shutil.rmtree(aside, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        target.rename(aside)
     temporary.rename(target)
     sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what killed saves left; a whole one that had no name at that moment gets it."""
+    for left in sorted(folder.glob(".step-*.tmp")):
+        try:
+            commit = Commit.from_json((left / COMMIT).read_bytes())
+            if not (folder / commit.name).exists() and damage(left, commit) is None:
+                left.rename(folder / commit.name)
+                sync(folder)
+        except (OSError, ValueError):
+            pass  # it was not complete
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def commits(folder: Path) -> tuple[list[Commit], dict[str, str]]:

@@ -48,5 +48,5 @@ def outlived_output() -> Iterator[None]:
     """Standard output and error may go while it is entered."""
     # They are no IO of typing's, and all that writes to them asks for what is passed on.
     out, err = Outlived(sys.stdout), Outlived(sys.stderr)
-    with redirect_stdout(out), redirect_stderr(err):  # type: ignore[type-var]
+    with redirect_stdout(out), redirect_stderr(err):
         yield
