@@ -88,9 +88,12 @@ def test_taken_out_and_converted_once(
 
     # From now on neither pip nor a network is needed; and the newest in the cache is the one.
     monkeypatch.setattr(sys, "executable", "/no/python/here")
-    start = time.perf_counter()
-    assert resolve_base(config, cache=cache) == first
-    assert time.perf_counter() - start < 0.1
+    seconds = []
+    for _ in range(5):  # the machine may be busy with other tests
+        start = time.perf_counter()
+        assert resolve_base(config, cache=cache) == first
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.1
 
 
 def test_pip_finds_nothing(index: Path, tmp_path: Path) -> None:
