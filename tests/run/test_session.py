@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -219,3 +220,17 @@ def test_what_changed_is_named_when_a_run_goes_on(tmp_path: Path, what: str) -> 
     assert refused.code == 78
     assert f"was made with another {what}" in refused.err
     assert "--new" in refused.err
+
+
+def test_a_save_that_does_not_fit_the_grace_is_said_once_and_made_twice_as_often(job: Job) -> None:
+    job.done("-s", "train.epochs=20", "-s", "checkpoint.every=6", "-s", "checkpoint.grace=0.001s")
+    said = [event.fields["message"] for event in job.story("warning")]
+    [warning] = [message for message in said if "checkpoint.grace" in message]
+    assert warning.endswith("too long for checkpoint.grace 0.001s: it is saved twice as often instead")
+    saved = [event.step for event in job.story("checkpoint")]
+    assert saved[0] == 6 and min(after - before for before, after in pairwise(saved)) < 6
+
+
+def test_what_checkpoints_cost_training_is_measured(finished: Job) -> None:
+    blocked = [event.fields["blocked"] for event in finished.story("checkpoint")]
+    assert min(blocked) >= 0.0 < sum(blocked)

@@ -81,6 +81,7 @@ class _Saver:
     fit: Fit
     saved_step: int
     told_grace: bool = False
+    told_blocked: float = 0.0
 
     def save(self, state: TrainingState, wait: bool) -> bool:
         store, writer, world = self.fit.store, self.fit.part_writer, self.fit.trainer.world
@@ -113,7 +114,9 @@ class _Saver:
                 seconds=round(saved.seconds, 3),
                 bytes=saved.bytes,
                 mirrored=saved.mirrored,
+                blocked=round(store.seconds_blocked - self.told_blocked, 4),
             )
+            self.told_blocked = store.seconds_blocked
         if self.session.keeping is not None and self.session.keeping.events is not None:
             for warning in self.session.keeping.events.poll():
                 self.session.warn(warning, self.fit.state.step)
