@@ -72,9 +72,21 @@ class TestVerdict:
         with pytest.raises(GateError, match="1 of 2 stops were tried in the time; all of them were equal"):
             Verdict(STORY, 5.0, [self.TRIAL], asked=2).check()
 
+    def test_a_stop_that_came_too_late_is_none(self) -> None:
+        late = replace(self.TRIAL, moment="publishing", exit_code=None, resumed_from=None)
+        verdict = Verdict(STORY, 5.0, [self.TRIAL, late], asked=2)
+        verdict.check()
+        assert verdict.missed == ["publishing"]
+        nothing = Verdict(STORY, 5.0, [late], asked=1)
+        assert not nothing.proved
+        with pytest.raises(GateError, match="before any of the stops: nothing is proved"):
+            nothing.check()
+
     def test_every_phase_has_its_stop(self) -> None:
         assert [moment for moment, *_ in STOPS] == list(moments(middle=1, evaluation=1))
         assert {sent for _, sent, _ in STOPS} == {signal.SIGTERM, signal.SIGKILL}
+        without = moments(middle=0, evaluation=None, steps=1)
+        assert [moment for moment, *_ in STOPS if moment not in without] == ["evaluating"]
 
 
 class TestSmall:
@@ -92,6 +104,10 @@ class TestSmall:
         assert small.evaluate.prompts == []
         assert (small.evaluate.fail_if.loss_above, small.evaluate.fail_if.worse_than_base) == (None, False)
         assert small.adapter == load(job.run_file).config.adapter
+
+    def test_a_run_without_validation_stays_one(self, tmp_path: Path, base: Path) -> None:  # noqa: F811
+        job = make_job(tmp_path / "job", base, data={"validation": 0.0})
+        assert small_scale(job.run_file, [], tmp_path).data.validation == 0.0
 
     def test_what_is_said_on_the_command_line_stays_but_for_outputs(self, tmp_path: Path, base: Path) -> None:  # noqa: F811
         job = make_job(tmp_path / "job", base)

@@ -66,12 +66,16 @@ def _print(verdict: Verdict) -> None:
     if verdict.proved:
         exact = verdict.undisturbed.device == "cpu"
         how = "to the bit" if exact else "to the tolerance of a GPU (losses within 0.1%)"
-        typer.echo(f"Resume is exact: {len(verdict.trials)} stops, the same losses and weights, {how}.")
+        made = len(verdict.trials) - len(verdict.missed)
+        typer.echo(f"Resume is exact: {made} stops, the same losses and weights, {how}.")
+        if verdict.missed:
+            typer.echo(f"Not tried, for the run had ended before the signal: {', '.join(verdict.missed)}.")
 
 
 def _row(trial: Trial) -> tuple[str, str, str, str, str]:
     code = trial.exit_code
     ended = "ended first" if code is None else "killed" if code < 0 else str(code)
     resumed = "the start" if trial.resumed_from is None else f"step {trial.resumed_from}"
+    resumed = "-" if code is None else resumed
     equal = "yes" if not trial.problems else f"NO: {'; '.join(trial.problems)}"
     return trial.moment, trial.signal, ended, resumed, equal

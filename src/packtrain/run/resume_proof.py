@@ -28,6 +28,8 @@ from packtrain.train.progress import duration
 
 STEPS, EVALUATE_EVERY, SAVE_EVERY = 8, 4, 2
 ROWS, LENGTH = 48, 512
+#: Runs that a stop is given, for one that may end before the signal comes.
+TRIES = 3
 #: On a GPU whose kernels add up in any order, losses of two equal runs differ by about so much.
 GPU_TOLERANCE = 1e-3
 
@@ -121,8 +123,14 @@ class Verdict:
     """How many stops there were to be."""
 
     @property
+    def missed(self) -> list[str]:
+        """The moments of stops that came too late, every time: the run had ended."""
+        return [trial.moment for trial in self.trials if trial.exit_code is None]
+
+    @property
     def proved(self) -> bool:
-        return len(self.trials) == self.asked and not any(trial.problems for trial in self.trials)
+        complete = len(self.trials) == self.asked and len(self.missed) < self.asked
+        return complete and not any(trial.problems for trial in self.trials)
 
     def to_json(self) -> dict[str, Any]:
         return {"proved": self.proved, **asdict(self)}
@@ -134,6 +142,11 @@ class Verdict:
             raise GateError(
                 f"a run that is stopped and resumed is not the same ({', '.join(wrong)})",
                 hint="the table says how; please report it with the output of packtrain version -v",
+            )
+        if self.missed and len(self.missed) == self.asked:
+            raise GateError(
+                "the run had ended before any of the stops: nothing is proved",
+                hint="let it be longer, such as -s train.max_steps=20",
             )
         if not self.proved:
             raise GateError(
@@ -166,7 +179,7 @@ def small_scale(run: Path, overrides: Sequence[str], folder: Path) -> RunConfig:
         "evaluate.fail_if.worse_than_base": False,
         "evaluate.fail_if.answers_below": None,
     }
-    if isinstance(config.data.validation, float):
+    if isinstance(config.data.validation, float) and config.data.validation > 0.0:
         small["data.validation"] = 0.1
     own = {override.partition("=")[0].strip() for override in overrides}
     chosen = {key: value for key, value in small.items() if key not in own}
@@ -199,12 +212,15 @@ class Proof:
 
     def trial(self, number: int, moment: Moment, sent: signal.Signals, target: Target, whole: Story) -> Trial:
         """Errors: :class:`TimeoutError` where time is over."""
-        place = self._place(f"stop-{number}")
         begun = time.monotonic()
-        with self._started(place) as run:
-            struck = strike(run, moment, sent, target, self.until)
-            code = self._wait(run)
-        problems = _wrong_end(code, sent, run) if struck else []
+        for attempt in range(TRIES):
+            place = self._place(f"stop-{number}-{attempt}")
+            with self._started(place) as run:
+                struck = strike(run, moment, sent, target, self.until)
+                code = self._wait(run)
+            if struck:
+                break
+        problems = _wrong_end(code, sent, run) if struck else _wrong_end(code, None, run)
         with self._started(place) as run:
             resumed = self._wait(run)
         if resumed:
@@ -236,13 +252,18 @@ class Proof:
             raise TimeoutError from None
 
 
-def _wrong_end(code: int, sent: signal.Signals, run: Watched) -> list[str]:
-    """A SIGTERM is answered with 75 (or came so late that all was done); a SIGKILL by nothing good."""
+def _wrong_end(code: int, sent: signal.Signals | None, run: Watched) -> list[str]:
+    """A SIGTERM is answered with 75 (or came so late that all was done); a SIGKILL by nothing good.
+
+    What nothing was sent to has to end well.
+    """
     said = "".join(run.lines()[-1:])
     if any(line.startswith("Traceback") for line in run.lines()):
         return [f"a stack trace: {said}"]
     if sent == signal.SIGTERM and code not in (PreemptedError.exit_code, 0):
         return [f"SIGTERM ended it with {code}: {said}"]
+    if sent is None and code:
+        return [f"it ended with {code} by itself: {said}"]
     return []
 
 
@@ -269,15 +290,21 @@ def prove(
         except TimeoutError:
             raise _too_slow(seconds) from None
         steps, every = len(whole.losses), config.evaluate.every
+        middle = min(SAVE_EVERY + 1, max(0, steps - 2))
+        evaluation = every if isinstance(every, int) and every < steps else steps
+        when = moments(
+            middle=middle,
+            evaluation=evaluation if whole.evaluations else None,
+            step_seconds=_step_seconds(proof, steps),
+            steps=steps,
+        )
+        stops = [stop for stop in stops if stop[0] in when]
         estimate, left = len(stops) * 1.8 * took, until - time.monotonic()
         too_long = f", and {duration(left)} are left" if estimate > left else ""
         on_progress(
             f"undisturbed: {steps} steps in {duration(took)}; "
             f"{len(stops)} stops take about {duration(estimate)}{too_long}"
         )
-        middle = min(SAVE_EVERY + 1, max(1, steps - 2))
-        evaluation = every if isinstance(every, int) and every < steps else steps
-        when = moments(middle=middle, evaluation=evaluation, step_seconds=_step_seconds(proof, steps))
         trials: list[Trial] = []
         with suppress(TimeoutError):
             for number, (moment, sent, target) in enumerate(stops, start=1):

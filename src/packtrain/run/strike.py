@@ -68,24 +68,32 @@ class Moment:
     delay: float = 0.0
 
 
-def moments(*, middle: int, evaluation: int, step_seconds: float = 0.0) -> dict[str, Moment]:
+def moments(
+    *, middle: int, evaluation: int | None, step_seconds: float = 0.0, steps: int | None = None
+) -> dict[str, Moment]:
     """The moments of a new run, by name, in their order.
 
-    ``middle`` is a step in the middle of an epoch; ``evaluation`` one after which an evaluation comes.
-    ``step_seconds``: what a step takes, to strike in the midst of its accumulation.
+    ``middle`` is a step in the middle of an epoch (0: before the first); ``evaluation`` one after which
+    an evaluation comes, None for a run without. ``step_seconds``: what a step takes, to strike in the
+    midst of its accumulation. ``steps``: of the run, where a later one must not be waited for.
     """
-    made = (
+    first = "start" if evaluation is None else "eval"
+    later = middle + 1 if steps is None else min(middle + 1, steps)
+    made = [
         Moment("starting", lambda run: run.run_dir.identity_file.exists()),
         Moment("reading the data", lambda run: run.says("reading the data")),
         Moment("loading the base", lambda run: run.says("loading ")),
-        Moment("first step", lambda run: run.has("eval", 0)),
-        Moment("accumulating", lambda run: run.has("step", middle), 0.5 * step_seconds),
-        Moment("training", lambda run: run.has("step", middle + 1)),
-        Moment("evaluating", lambda run: run.has("step", evaluation)),
+        Moment("first step", lambda run: run.has(first, 0)),
+        Moment("accumulating", lambda run: run.has("step" if middle else first, middle), 0.5 * step_seconds),
+        Moment("training", lambda run: run.has("step", later)),
+    ]
+    if evaluation is not None:
+        made.append(Moment("evaluating", lambda run: run.has("step", evaluation)))
+    made += [
         Moment("saving", Watched.is_writing),
-        Moment("writing the adapter", lambda run: run.says("writing the adapter")),
+        Moment("writing the adapter", lambda run: run.says("writing the adapter", "writing the model")),
         Moment("publishing", lambda run: run.says("publishing to")),
-    )
+    ]
     return {moment.name: moment for moment in made}
 
 
