@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gzip
+import itertools
 import json
 import os
 import platform
@@ -27,8 +28,6 @@ from startup import first_steps, start_table
 
 HERE = Path(__file__).resolve().parent
 PEERS_VENV = HERE / ".peers"
-#: A start is timed to the end of its first step, which is therefore a small one.
-START_ROWS = 2
 
 
 def parse() -> argparse.Namespace:
@@ -55,6 +54,7 @@ def parse() -> argparse.Namespace:
         help="a random Llama with the base's tokenizer instead",
     )
     parser.add_argument("--start-up", type=int, default=0, metavar="N", help="also N times to the first step")
+    parser.add_argument("--start-rows", type=int, default=2, help="rows of the data at such a start; 0: all")
     parser.add_argument("--peers-venv", type=Path, default=PEERS_VENV)
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
@@ -77,11 +77,12 @@ def peers_python(venv: Path) -> Path:
     return python
 
 
-def write_rows(source: Path, skip: int, count: int, target: Path) -> None:
+def write_rows(source: Path, skip: int, count: int | None, target: Path) -> None:
+    """Some rows of a file, or all after the first; exits where there are not so many."""
     opened = gzip.open if source.suffix == ".gz" else open
     with opened(source, "rt", encoding="utf-8") as file:  # type: ignore[operator]
-        lines = [line for _, line in zip(range(skip + count), file, strict=False)][skip:]
-    if len(lines) < count:
+        lines = list(itertools.islice(file, skip, None if count is None else skip + count))
+    if count is not None and len(lines) < count:
         raise SystemExit(f"{source}: has only {len(lines)} rows after the first {skip}")
     target.write_text("".join(lines), encoding="utf-8")
 
@@ -163,7 +164,8 @@ def main() -> None:
         pythons["peers"] = peers_python(options.peers_venv)
     with inputs(options) as (base, rows), tempfile.TemporaryDirectory(prefix="bench-") as name:
         few = Path(name) / "rows.jsonl"
-        write_rows(rows, 0, min(START_ROWS, options.count), few)
+        if options.start_up:
+            write_rows(options.rows, 0, options.start_rows or None, few)
         for number in range(options.repeats if options.contestants else 0):
             made: dict[str, Any] = {}
             turn = number % len(options.contestants)

@@ -88,7 +88,7 @@ def common(options: argparse.Namespace, rows_a_step: int) -> dict[str, Any]:
     return {
         "output_dir": tempfile.mkdtemp(prefix="peer-"),
         "max_steps": options.steps + 1,
-        "gradient_accumulation_steps": max(1, rows_a_step // options.batch),
+        "gradient_accumulation_steps": 1 if options.first_step else max(1, rows_a_step // options.batch),
         "per_device_train_batch_size": options.batch,
         "learning_rate": 2e-4,
         "lr_scheduler_type": "constant",
@@ -129,7 +129,9 @@ def run_trl(options: argparse.Namespace, measured: Measured) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(options.base)
     rows = conversations(options.rows)
-    tokens = sum(len(row["input_ids"]) for row in tokenized(rows, tokenizer, options.max_length))
+    tokens = 0
+    if options.first_step is None:  # a start would pay for the counting
+        tokens = sum(len(row["input_ids"]) for row in tokenized(rows, tokenizer, options.max_length))
     model = AutoModelForCausalLM.from_pretrained(options.base, dtype=torch.float32)
     packed = options.peer == "trl-packed"
     own: dict[str, Any] = {"max_length": options.max_length, "bf16": False}
@@ -144,7 +146,7 @@ def run_trl(options: argparse.Namespace, measured: Measured) -> None:
         peft_config=None if options.full else LoraConfig(task_type="CAUSAL_LM", **LORA),
         callbacks=[Watch(measured, tokens, options.first_step)],
     )
-    if packed:
+    if packed and options.first_step is None:
         # A step sees every packed sequence once, as a step of the others sees every row once.
         trainer.args.gradient_accumulation_steps = max(1, len(trainer.train_dataset) // options.batch)
         trainer.accelerator.gradient_accumulation_steps = trainer.args.gradient_accumulation_steps

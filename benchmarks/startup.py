@@ -1,6 +1,7 @@
 """From the start of a process to the end of its first optimizer step, ours and TRL's, seen from outside.
 
-Both train the same rows once; both are looked at in the same way, through ``/proc``.
+Both have the same rows, and make a step of one packed sequence; both are looked at in the same way,
+through ``/proc``. What they keep from an earlier start is not there at the first one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ name: start-up
 model: {{source: {base}}}
 data: {{train: {rows}, validation: 0.0, max_length: {max_length}}}
 adapter: {{rank: 16, alpha: 32}}
-train: {{max_steps: 1, batch_tokens: 1000000, threads: {threads}}}
+train: {{max_steps: 1, batch_tokens: {max_length}, threads: {threads}}}
 """
 
 
@@ -53,6 +54,7 @@ def first_steps(
         mark = folder / "first-step"
         command = [str(peers), str(HERE / "peers.py"), "trl-packed", "--base", str(base), "--rows", str(rows)]
         command += ["--steps", "0", "--max-length", str(max_length), "--threads", threads]
+        environment = {**environment, "HF_HOME": str(folder / "huggingface")}
         found["trl-packed"] = _until([*command, "--first-step", str(mark)], environment, folder, mark.exists)
     return found
 

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from packtrain.config import RunConfig
-from packtrain.data.batches import collate
+from packtrain.data.batches import MicroBatch, collate
 from packtrain.data.tokenized import TokenizedRows
 from packtrain.model.adapter import add_adapter, checkpoint_activations
 from packtrain.model.full import MASTER, train_all
@@ -19,6 +19,9 @@ from packtrain.model.one_copy import one_copy
 from packtrain.model.parallel import Mode, World, mesh_of, shard
 from packtrain.model.trainable import Trainable
 from packtrain.model.weights import BaseFiles, load_model
+
+#: Tokens of a sample's document before its first supervised one, and from that one on.
+SAMPLE_BEFORE, SAMPLE_AFTER = 12, 4
 
 Spread = tuple[PreTrainedModel, Trainable, CausalLoss]
 
@@ -33,7 +36,7 @@ def spread_model(
     activation_checkpointing: bool,
     rows: TokenizedRows,
 ) -> Spread:
-    """Load the base and make trainable what is to be; our loss is checked on the two shortest of ``rows``.
+    """Load the base and make trainable what is to be; our loss is checked on a little of ``rows``.
 
     ``dtype``: of a frozen base, and what a base that is trained itself is computed in. "data": every
     rank has all of it. "fsdp": rank 0 alone reads the weights, into host memory, and the others get
@@ -66,14 +69,27 @@ def spread_model(
         checkpoint_activations(model)
     loss = CausalLoss.of(model)
     if not sharded or world.is_main:
-        shortest = np.argsort(rows.lengths, kind="stable")[:2]
-        sample = collate(rows, [shortest], [0])
-        check_against_model(loss, model, sample.to(loss.head.weight.device))
+        check_against_model(loss, model, _sample(rows).to(loss.head.weight.device))
     if sharded:
         _shard(loss, model, world, compute)
     else:
         loss.compute = compute
     return model, trainable, loss
+
+
+def _sample(rows: TokenizedRows) -> MicroBatch:
+    """Two short documents with something to predict, so that a start does not wait for long ones.
+
+    Of the two shortest rows: where the first answer begins, with a little of what stands before it.
+    """
+    pieces = []
+    for row in np.argsort(rows.lengths, kind="stable")[:2]:
+        tokens, supervised = rows.row(int(row))
+        first = 1 + int(np.argmax(supervised[1:]))
+        piece = slice(max(0, first - SAMPLE_BEFORE), first + SAMPLE_AFTER)
+        pieces.append((tokens[piece], supervised[piece]))
+    made = TokenizedRows.of([each for each, _ in pieces], [mask for _, mask in pieces], [""] * len(pieces))
+    return collate(made, [np.arange(len(pieces))], [0])
 
 
 def _shard(loss: CausalLoss, model: PreTrainedModel, world: World, compute: torch.dtype | None) -> None:
