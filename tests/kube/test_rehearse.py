@@ -76,6 +76,9 @@ def test_one_node_is_preempted_and_ends_the_same(config: MakeConfig) -> None:
     assert story.struck_after is not None and story.resumed_from() is not None
     assert story.resumed_from() >= story.struck_after  # type: ignore[operator]
     assert rehearsal.verdict().endswith("the adapter is the same to the bit.")
+    looked = [line for line in said if line.startswith("preflight: pod ")]
+    assert [line.rpartition(" ended with ")[2] for line in looked[1:]] == ["0: Complete"]
+    assert said.index("undisturbed") > said.index(looked[1]), "before anything is trained"
     assert {each.what for each in NOT_REHEARSED} <= {each.what for each in rehearsal.differences}
     assert left_behind() == []
 
@@ -112,7 +115,8 @@ def test_bad_data_fails_the_job_at_once(config: MakeConfig) -> None:
     with pytest.raises(DataError, match="failed with exit code 65 matching FailJob rule") as error:
         rehearse(config(rows), ranks=1, say=said.append)
     assert "train.jsonl:6" in str(error.value)
-    assert len([line for line in said if line.endswith("is started")]) == 1, "and is not started again"
+    started = [line for line in said if line.endswith("is started") and not line.startswith("preflight: ")]
+    assert len(started) == 1, "and is not started again"
     assert left_behind() == []
 
 

@@ -10,8 +10,9 @@ import hashlib
 import secrets
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,13 @@ from packtrain.gcp.image.reference import image_reference
 from packtrain.kube.launch import Launch
 from packtrain.kube.manifests import render
 from packtrain.kube.names import TOKEN_KEY, TOKEN_SECRET
+from packtrain.kube.preflight import render_preflight
 from packtrain.kube.rehearsal.bucket import NAME, Bucket
 from packtrain.kube.rehearsal.cluster import Cluster, Preemption, Story, failure_error, free_port
 from packtrain.kube.rehearsal.kubelet import Changes, Difference
 from packtrain.kube.rehearsal.small import STEPS, Small, make_small
+from packtrain.kube.spec import Manifest
+from packtrain.run.preflight import PATIENCE
 from packtrain.rundir import new_run_id
 from packtrain.runfile import dump
 
@@ -45,7 +49,6 @@ NOT_REHEARSED = (
     Difference("node", "selected, tolerated, waited for", "this machine, at once"),
     Difference("network", "an address for each pod, GPUDirect", "all pods at 127.0.0.1"),
     Difference("identity", "Workload Identity, IAM", "a bucket that lets anybody in"),
-    Difference("preflight", "a pod without GPU looks first", "not run"),
     Difference("controllers", "queue, back-off, deadline, TTL", "none of them; policies as they are"),
 )
 
@@ -160,6 +163,7 @@ def rehearse(
         small = make_small(config, folder)
         rehearsed = launch_of(small.config, launch.run_id, launch.image)
         stage = _Stage(rehearsed, small, ranks, folder, until, say)
+        looked = stage.preflight()
         say("undisturbed")
         undisturbed = stage.run("undisturbed", None)
         preempted = None
@@ -175,7 +179,7 @@ def rehearse(
         undisturbed,
         preempted,
         small.changes,
-        (*undisturbed.story.differences, *NOT_REHEARSED),
+        tuple(dict.fromkeys((*undisturbed.story.differences, *looked, *NOT_REHEARSED))),
     )
 
 
@@ -203,6 +207,31 @@ class _Stage:
     folder: Path
     until: float
     say: Say
+    token: str = field(default_factory=lambda: f"hf_{secrets.token_hex(16)}", repr=False)
+    """Of the Secret; to be found nowhere else."""
+
+    def preflight(self) -> list[Difference]:
+        """The pod that looks first; what it did otherwise than the cluster's.
+
+        Errors: what it found, as if it had been found in the cluster.
+        """
+        self.say("the preflight pod looks first")
+        with self._bucket() as bucket:
+            before = set(bucket.below(""))
+            # Rights are in force at once here: there is nothing to wait for.
+            changes = self._changes(bucket, {PATIENCE: "0"})
+            story = self._cluster(
+                render_preflight(self.launch),
+                changes,
+                "preflight",
+                lambda line: self.say(f"preflight: {line}"),
+            ).run()
+            left = set(bucket.below("")) - before
+        if story.failure is not None:
+            raise failure_error(story)
+        if left:
+            raise GateError(f"the preflight pod left gs://{NAME}/{min(left)} in the bucket")
+        return story.differences
 
     def run_preempted(self, preemption: Preemption) -> Result:
         """Errors: :class:`GateError` where the run is over before its pod is hit, whenever it is tried."""
@@ -214,29 +243,38 @@ class _Stage:
         raise GateError("the run ended before its pod could be taken away", hint="run it again")
 
     def run(self, name: str, preemption: Preemption | None) -> Result:
-        token = f"hf_{secrets.token_hex(16)}"
         begun = time.monotonic()
-        with Bucket() as bucket:
-            for key, data in self.small.objects.items():
-                bucket.put(key, data)
-            cluster = Cluster(
-                render(self.launch),
-                {TOKEN_SECRET: {TOKEN_KEY: token}},
-                self._changes(bucket),
-                self.folder / name,
-                self.until,
-                self.say,
-                preemption,
-            )
-            story = cluster.run()
+        with self._bucket() as bucket:
+            changes = self._changes(bucket, {})
+            story = self._cluster(render(self.launch), changes, name, self.say, preemption).run()
             if story.failure is not None:
                 raise failure_error(story)
             weights = _published(bucket)
-            _kept_secret(token, bucket, self.folder / name)
+            _kept_secret(self.token, bucket, self.folder / name)
         return Result(story, weights, time.monotonic() - begun)
 
-    def _changes(self, bucket: Bucket) -> Changes:
+    @contextmanager
+    def _bucket(self) -> Iterator[Bucket]:
+        with Bucket() as bucket:
+            for key, data in self.small.objects.items():
+                bucket.put(key, data)
+            yield bucket
+
+    def _cluster(
+        self,
+        manifests: list[Manifest],
+        changes: Changes,
+        name: str,
+        say: Say,
+        preemption: Preemption | None = None,
+    ) -> Cluster:
+        secret = {TOKEN_SECRET: {TOKEN_KEY: self.token}}
+        folder = self.folder / name
+        return Cluster(manifests, secret, changes, folder, self.until, say, preemption)
+
+    def _changes(self, bucket: Bucket, more: dict[str, str]) -> Changes:
         environment = {
+            **more,
             "STORAGE_EMULATOR_HOST": bucket.url,
             "HF_HUB_OFFLINE": "1",
             "CUDA_VISIBLE_DEVICES": "",

@@ -5,6 +5,7 @@ Without what takes a cluster its time: scheduling, queues, image pulls, back-off
 
 from __future__ import annotations
 
+import json
 import secrets
 import socket
 import time
@@ -268,8 +269,16 @@ def failure_error(story: Story) -> Exception:
     assert story.failure is not None
     kind = BY_EXIT_CODE.get(story.exit_code, BugError)
     errors = [line.removeprefix("error: ") for line in story.said if line.startswith("error: ")]
+    errors = errors or [error for line in story.said for error in _refused(line)]
     said = "; ".join(errors) or (story.said[-1] if story.said else "it said nothing")
     return kind(f"the rehearsal failed: {story.failure.message}: {said}")
+
+
+def _refused(line: str) -> list[str]:
+    """What the preflight pod says that it may not use, where ``line`` is its answer."""
+    with suppress(ValueError, KeyError, TypeError):
+        return [str(each["message"]) for each in json.loads(line)["checks"] if not each["ok"]]
+    return []
 
 
 def free_port() -> int:

@@ -41,15 +41,18 @@ class RunningPod:
         return cls(name, index, folder, made, process)
 
     @property
-    def run_dir(self) -> RunDir:
-        """Where its trainer keeps the run."""
-        return RunDir(Path(self.made.argv[self.made.argv.index("--run-dir") + 1]))
+    def run_dir(self) -> RunDir | None:
+        """Where its trainer keeps the run; None for a pod that trains nothing."""
+        argv = self.made.argv
+        return RunDir(Path(argv[argv.index("--run-dir") + 1])) if "--run-dir" in argv else None
 
     def lines(self) -> list[str]:
         """All that it has printed."""
         return (self.folder / "log").read_text(errors="replace").splitlines()
 
     def events(self) -> list[Event]:
+        if self.run_dir is None:
+            return []
         try:
             return list(parse_events(self.run_dir.events_file.read_text(errors="replace").splitlines()))
         except FileNotFoundError:
