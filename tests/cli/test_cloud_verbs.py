@@ -77,10 +77,10 @@ def test_setup_check_destroy(run: str, cloud: FakePrograms, capsys: pytest.Captu
     assert "kubectl delete namespace training" in capsys.readouterr().out
     assert len(cloud.changes) == done
     assert main(["cloud", "destroy", run, "--yes"]) == 0
-    assert "Removed 9." in capsys.readouterr().out
+    assert "Removed 12." in capsys.readouterr().out
     assert cloud.state == {}
     assert main(["cloud", "destroy", run, "--yes"]) == 0
-    assert "Nothing of packtrain's is there." in capsys.readouterr().out
+    assert "There is nothing to remove." in capsys.readouterr().out
 
 
 def test_json_alone_is_on_stdout(

@@ -16,7 +16,7 @@ from packtrain.errors import (
     PacktrainError,
     UnavailableError,
 )
-from packtrain.gcp.ask import ask, checked
+from packtrain.gcp.ask import Remembering, ask, checked
 from packtrain.gcp.commands import Command, Finished
 from packtrain.gcp.errors import explain, is_absent, passes_when_new
 from packtrain.gcp.permissions import NEEDED, PERMISSION, role_for
@@ -287,6 +287,14 @@ CASES: list[tuple[str, Command, str, type[PacktrainError], str, str]] = [
         "roles/container.developer",
     ),
     (
+        "API server 403 that says nothing",
+        KUBECTL,
+        "Error from server (Forbidden): unknown",
+        AccessError,
+        "kubectl apply is refused",
+        "it is in roles/container.developer",
+    ),
+    (
         "API server 409",
         KUBECTL,
         'error: Apply failed with 1 conflict: conflict with "argocd" using v1: '
@@ -309,7 +317,7 @@ CASES: list[tuple[str, Command, str, type[PacktrainError], str, str]] = [
         KUBECTL,
         "Error from server (InternalError): an error on the server has prevented the request from succeeding",
         UnavailableError,
-        "error of its own",
+        "kubectl apply: the cluster answers with an error of its own",
         "again",
     ),
     (
@@ -349,7 +357,7 @@ CASES: list[tuple[str, Command, str, type[PacktrainError], str, str]] = [
     (
         "kubeconfig that is not there",
         KUBECTL,
-        'E1124 14:30:00 1 memcache.go:265] "Unhandled Error" err="couldn\'t get current server API group list"\n'
+        'E1124 14:30:00 1 memcache.go:265] "Unhandled Error" err="couldn\'t get API group list"\n'
         "The connection to the server localhost:8080 was refused - did you specify the right host or port?",
         ConfigError,
         "the kubeconfig is missing or damaged",
@@ -432,6 +440,29 @@ def test_questions() -> None:
         ask(Answers(Finished(1, "", CASES[0][2])), GCLOUD)
     with pytest.raises(AccessError):
         checked(Answers(Finished(1, "", CASES[0][2])), GCLOUD)
+
+
+@pytest.mark.parametrize("slow", [False, True], ids=["it says so", "it does not end"])
+def test_a_cluster_that_does_not_answer_is_asked_once(slow: bool) -> None:
+    class Silent(Answers):
+        asked = 0
+
+        def run(self, command: Command, *, timeout: float = 1.0) -> Finished:
+            self.asked += 1
+            if slow:
+                raise UnavailableError("kubectl get did not end within 120 seconds")
+            return self.finished
+
+    silent = Silent(Finished(1, "", "Unable to connect to the server: net/http: TLS handshake timeout"))
+    memory = Remembering(silent)
+    for name in ("a", "b", "a"):
+        with pytest.raises(UnavailableError, match=r"answer|did not end"):
+            ask(memory, Command(("kubectl", "get", "namespace", name)))
+    assert silent.asked == 1
+    memory.forget(cluster=False)
+    with pytest.raises(UnavailableError):
+        ask(memory, Command(("kubectl", "get", "namespace", "a")))
+    assert silent.asked == 2, "after a change it is asked anew"
 
 
 def test_every_needed_permission_has_a_role_and_is_seen_in_a_message() -> None:

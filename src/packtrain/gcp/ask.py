@@ -6,9 +6,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from packtrain.errors import UnavailableError
+from packtrain.errors import PacktrainError, UnavailableError
 from packtrain.gcp.commands import ASKING, Command, Finished, Runner, spoken
-from packtrain.gcp.errors import explain, is_absent, is_api_off
+from packtrain.gcp.errors import SILENT, explain, is_absent, is_api_off
 
 
 def checked(runner: Runner, command: Command, *, timeout: float = ASKING) -> str:
@@ -45,18 +45,34 @@ _CLUSTER = (("gcloud", "container", "clusters", "describe"), ("gcloud", "contain
 
 @dataclass
 class Remembering:
-    """A runner that asks each question once: the steps of a plan look at the same things."""
+    """A runner that asks each question once: the steps of a plan look at the same things.
+
+    Nor is a cluster that does not answer asked again: each time would take as long as its time limit.
+    """
 
     runner: Runner
     answers: dict[Command, Finished] = field(default_factory=dict)
+    silent: PacktrainError | None = None
 
     def run(self, command: Command, *, timeout: float = ASKING) -> Finished:
+        into_cluster = command.argv[0] == "kubectl"
+        if into_cluster and self.silent is not None:
+            raise self.silent
         if command not in self.answers:
-            self.answers[command] = self.runner.run(command, timeout=timeout)
-        return self.answers[command]
+            try:
+                self.answers[command] = self.runner.run(command, timeout=timeout)
+            except UnavailableError as error:
+                self.silent = error if into_cluster else None
+                raise
+        answer = self.answers[command]
+        if into_cluster and not answer.ok:
+            told = explain(command, answer)
+            self.silent = told if SILENT in str(told) else None
+        return answer
 
     def forget(self, *, cluster: bool) -> None:
         """After a change: all answers but the project's, and the cluster's unless that may have changed."""
+        self.silent = None
         kept = (("gcloud", "projects", "describe"), *(() if cluster else _CLUSTER))
         self.answers = {
             command: answer

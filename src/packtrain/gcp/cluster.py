@@ -36,7 +36,7 @@ def cluster_step(site: Site, *, create: bool, zone: str | None) -> Step:
             return Seen(
                 "yours",
                 f"there is no cluster {site.cluster} in {site.location}",
-                "packtrain cloud setup RUN --create-cluster makes it; or check cluster.name and cluster.location",
+                "packtrain cloud setup RUN --create-cluster makes it; or check cluster.name and its location",
                 blocks=True,
             )
         return Seen("make", "is not there") if found is None else look_at_cluster(site, found)

@@ -21,7 +21,10 @@ from packtrain.gcp.permissions import PERMISSION, role_for
 
 GRANTS = "an Owner or a Project IAM Admin of the project can give it"
 TRY_AGAIN = "try again in a few minutes: the same command goes on where it stopped"
+IN_CLUSTER = "it is in roles/container.developer, with secrets and service accounts in it"
 LOGIN = "run: gcloud auth login"
+#: How the sentence about an API server that does not answer begins.
+SILENT = "the cluster's API server does not answer"
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,7 @@ CASES = (
         r"\(Forbidden\)[^\n]*?cannot (?P<name>\w+) resource \"(?P<other>[\w.]+)\"",
         AccessError,
         "no right to {name} {other} in the cluster",
-        f"it is in roles/container.developer, with secrets and service accounts in it; {GRANTS}",
+        f"{IN_CLUSTER}; {GRANTS}",
     ),
     _case(
         r"Apply failed with \d+ conflicts?: (?P<name>.*?)(?:Please review|$)",
@@ -178,7 +181,7 @@ CASES = (
         r"connection to the server (?P<name>\S+) was refused|"
         r"Unable to connect to the server: (?P<other>[^\n]+)|TLS handshake timeout|context deadline exceeded",
         UnavailableError,
-        "the cluster's API server does not answer: {name}",
+        SILENT + ": {name}",
         "check the network; a private cluster is reached only from networks that it lets in"
         " (gcloud container clusters update --enable-dns-access)",
     ),
@@ -192,7 +195,7 @@ CASES = (
         r"\((?:InternalError|ServiceUnavailable|Timeout)\)|unable to handle the request|code=5\d\d|"
         r"HTTPError 5\d\d|UNAVAILABLE|INTERNAL\b|Internal error|backendError",
         UnavailableError,
-        "{what}: Google Cloud answers with an error of its own: {said}",
+        "{what}: {who} answers with an error of its own: {said}",
         TRY_AGAIN,
     ),
     _case(
@@ -233,7 +236,8 @@ def explain(command: Command, finished: Finished) -> PacktrainError:
         return _api_off(text, project)
     bucket = next((word for word in command.argv if word.startswith("gs://")), "")
     place = f" in project {named_project}" if named_project else f" on {bucket}" if bucket else ""
-    facts = {"what": spoken(command), "project": project, "said": said(text), "place": place}
+    who = "the cluster" if command.argv[0] == "kubectl" else "Google Cloud"
+    facts = {"what": spoken(command), "project": project, "said": said(text), "place": place, "who": who}
     for case in CASES:
         found = case.pattern.search(text)
         if found:
@@ -270,7 +274,8 @@ def _api_off(text: str, project: str) -> ConfigError:
 def _denied(text: str, facts: dict[str, str], bucket: str) -> AccessError:
     found = PERMISSION.search(text)
     if found is None:
-        return AccessError(f"{facts['what']} is refused: {facts['said']}", hint=GRANTS)
+        inside = f"{IN_CLUSTER}; " if facts["who"] == "the cluster" else ""
+        return AccessError(f"{facts['what']} is refused: {facts['said']}", hint=inside + GRANTS)
     role = role_for(found[0])
     has = f"it is in {role}; " if role else ""
     if bucket and found[0] == "storage.buckets.get":
