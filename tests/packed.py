@@ -25,6 +25,14 @@ def random_rows(lengths: list[int], seed: int = 0) -> TokenizedRows:
     return TokenizedRows.of(tokens, masks, [f"rows:{index}" for index in range(len(lengths))])
 
 
+def alike(rows: TokenizedRows, length: int) -> TokenizedRows:
+    """The same rows, but all of them begin with the first ``length`` tokens of the first."""
+    pairs = [rows.row(index) for index in range(len(rows))]
+    head = pairs[0][0][:length]
+    tokens = [np.concatenate([head[: len(each)], each[length:]]) for each, _ in pairs]
+    return TokenizedRows.of(tokens, [mask for _, mask in pairs], list(rows.places))
+
+
 def packed(rows: TokenizedRows, *documents: int) -> MicroBatch:
     """One bin of these rows, in this order."""
     return collate(rows, [np.array(documents)], [0])

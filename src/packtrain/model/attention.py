@@ -22,7 +22,9 @@ from torch import Tensor
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from packtrain.errors import ConfigError
+from packtrain.model.documents import Documents
 from packtrain.model.fused import modules_own_way
+from packtrain.model.prefix import attend_whole
 
 NAME = "packtrain_documents"
 
@@ -118,6 +120,7 @@ def _attention(
     softcap: float | None = None,
     cu_seq_lens_q: Tensor,
     max_length_q: int,
+    shared_prefix: int = 0,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in each layer; the keyword names are its own."""
@@ -131,12 +134,22 @@ def _attention(
         half = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(half), key.to(half), value.to(half)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    limited = softcap is not None or (sliding_window is not None and sliding_window < max_length_q)
+    if query.device.type == "cpu" and not limited:
+        flat = (each[0].transpose(0, 1) for each in (query, key, value))
+        result: Tensor = Documents.apply(*flat, cu_seq_lens_q.tolist(), shared_prefix, scale)
+        return result.unsqueeze(0), None
+    own = None
+    if shared_prefix:
+        query, key, value, cu_seq_lens_q, own = attend_whole(query, key, value, cu_seq_lens_q, shared_prefix)
     if softcap is not None:
         out = documents_softcapped(query, key, value, cu_seq_lens_q, scale, sliding_window, softcap)
     elif query.device.type == "cuda" and query.dtype in (torch.float16, torch.bfloat16):
         out = documents_varlen(query, key, value, cu_seq_lens_q, scale, sliding_window, max_length_q)
     else:
         out = documents_one_by_one(query, key, value, cu_seq_lens_q, scale, sliding_window)
+    if own is not None:
+        out = out.index_select(2, own)
     return out.transpose(1, 2), None
 
 
@@ -158,13 +171,17 @@ def use_document_attention(model: PreTrainedModel) -> None:
     model.set_attn_implementation(NAME)
 
 
-def attention_arguments(bounds: Tensor, longest: int) -> dict[str, Any]:
-    """Keyword arguments for the model's forward: ``bounds`` [N+1] int32, ``longest`` document."""
+def attention_arguments(bounds: Tensor, longest: int, shared: int = 0) -> dict[str, Any]:
+    """Keyword arguments for the model's forward: ``bounds`` [N+1] int32, ``longest`` document.
+
+    ``shared``: how many tokens at the start stand for the beginning of every document.
+    """
     return {
         "cu_seq_lens_q": bounds,
         "cu_seq_lens_k": bounds,
         "max_length_q": longest,
         "max_length_k": longest,
+        "shared_prefix": shared,
     }
 
 

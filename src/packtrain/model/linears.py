@@ -61,12 +61,16 @@ def tensors_of(layer: nn.Module) -> tuple[Tensor | None, ...]:
     return base.weight, base.bias, *own
 
 
+def drops(layer: nn.Module) -> bool:
+    """Whether dropout is at work in ``layer`` itself."""
+    return isinstance(layer, LoraLinear) and layer.training and layer.dropout > 0.0
+
+
 def update_of(layer: nn.Module) -> Update | None:
     if not isinstance(layer, LoraLinear) or not layer.enabled:
         return None
-    drops = layer.dropout > 0.0 and layer.training
     # A copy: the backward pass of this step may come when the next one has begun.
-    randomness = replace(layer.randomness) if drops else None
+    randomness = replace(layer.randomness) if drops(layer) else None
     return Update(layer.scaling, layer.index, layer.dropout, randomness)
 
 

@@ -22,6 +22,8 @@ from transformers import PreTrainedModel
 from packtrain.errors import ConfigError
 from packtrain.model.attention import attention_arguments, plain_attention, use_document_attention
 from packtrain.model.fused import use_fused_layers
+from packtrain.model.linears import drops
+from packtrain.model.prefix import share_prefix
 
 if TYPE_CHECKING:
     from packtrain.data.batches import MicroBatch
@@ -153,14 +155,21 @@ class CausalLoss(nn.Module):
 
     def hidden(self, batch: MicroBatch) -> Tensor:
         """Hidden states [S, C] of the positions that predict a supervised token."""
+        batch, shared = (batch, 0) if self._apart(batch) else share_prefix(batch)
         output = self.backbone(
             input_ids=batch.input_ids[None],
             position_ids=batch.position_ids[None],
             use_cache=False,
-            **attention_arguments(batch.cu_seqlens, batch.longest),
+            **attention_arguments(batch.cu_seqlens, batch.longest, shared),
         )
         states: Tensor = output.last_hidden_state[0]
         return states.index_select(0, batch.target_positions)
+
+    def _apart(self, batch: MicroBatch) -> bool:
+        """Whether each document is computed whole: on a GPU, whose tokens the host would have to wait
+        for; with dropout, which drops something else of each document's beginning; and without content."""
+        on_host = type(batch.input_ids) is Tensor and batch.input_ids.device.type == "cpu"
+        return not on_host or any(map(drops, self.backbone.modules()))
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Sum of the cross entropies (nats) of the batch's supervised tokens, a scalar in fp32."""
