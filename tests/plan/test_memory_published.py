@@ -1,8 +1,9 @@
 """The tracer against peaks that were measured on A100-80GB and published.
 
-fms-acceleration, scripts/benchmarks/refs/a100_80gb_liger.csv and a100_80gb.csv: packed to 4096 tokens, activation
-checkpointing, LoRA of rank 16 on q, k, v and o with dropout 0.1. ``peak`` is what `torch.cuda.max_memory_allocated`
-said on rank 0, ``resident`` what stood before the first step. Each is asked for as `packtrain plan` asks.
+fms-acceleration, scripts/benchmarks/refs/a100_80gb_liger.csv and a100_80gb.csv: packed to 4096 tokens,
+activation checkpointing, LoRA of rank 16 on q, k, v and o with dropout 0.1. ``peak`` is what
+`torch.cuda.max_memory_allocated` said on rank 0, ``resident`` what stood before the first step. Each is asked
+for as `packtrain plan` asks.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from plan.models import LLAMA_3_8B, MISTRAL_7B
 
 from packtrain.config import RunConfig
 from packtrain.plan.memory import trace
 from packtrain.plan.setup import Loss, Setup, Sharding, setup_of
-from plan.models import LLAMA_3_8B, MISTRAL_7B
 
 pytestmark = pytest.mark.slow
 LENGTH = 4096

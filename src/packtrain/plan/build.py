@@ -115,7 +115,7 @@ def ours(setup: Setup, layers: int, mesh: DeviceMesh | None) -> Built:
         checkpoint_activations(model)
     loss = CausalLoss.of(model)
     if setup.device == "cuda":
-        described.use_attention(model, setup.attention, _lengths(setup))
+        described.use_attention(model, setup.attention, document_lengths(setup))
     if mesh is not None:
         shard(loss, decoder, mesh, compute)
     else:
@@ -162,7 +162,7 @@ def theirs(setup: Setup, layers: int, mesh: DeviceMesh | None) -> Built:
     trained.train()
     if setup.checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    described.use_attention(model, setup.attention, _lengths(setup))
+    described.use_attention(model, setup.attention, document_lengths(setup))
     whole, decoder = _TheirLoss(setup, model), blocks(model)
     if mesh is not None:
         trained_in = setup.trained_dtype if setup.adapter.kind == "none" else setup.dtype
@@ -210,7 +210,7 @@ def _adapter_config(setup: Setup) -> AdapterConfig:
     return AdapterConfig(rank=adapter.rank, dropout=adapter.dropout, targets=targets)
 
 
-def _lengths(setup: Setup) -> tuple[int, ...]:
+def document_lengths(setup: Setup) -> tuple[int, ...]:
     """Of each document of a micro-batch."""
     each, rest = divmod(setup.length, min(setup.documents, setup.length))
     one = [each + (number < rest) for number in range(setup.length // each if each else 1)]
@@ -219,7 +219,7 @@ def _lengths(setup: Setup) -> tuple[int, ...]:
 
 def _batch(setup: Setup) -> MicroBatch:
     """Whole sequences; the first of the tokens stand for those that have a loss."""
-    lengths = _lengths(setup)
+    lengths = document_lengths(setup)
     with _real():
         bounds = torch.tensor(np.r_[0, np.cumsum(lengths)].astype(np.int32))
     tokens = torch.zeros(setup.tokens, dtype=torch.long)

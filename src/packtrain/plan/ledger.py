@@ -6,6 +6,7 @@ When all is over the ledger knows the most that stood at once in each phase, and
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -20,6 +21,10 @@ from torch.utils.flop_counter import flop_registry
 
 #: PyTorch's CUDA allocator hands out multiples of this (`kMinBlockSize`, c10/cuda/CUDACachingAllocator.cpp).
 CUDA_BLOCK = 512
+
+#: Operators that take as much as their input again inside of themselves, where no dispatcher sees it
+#: (`logsumexp_out_impl`, aten/src/ATen/native/ReduceOps.cpp: the exponentials before they are summed).
+INSIDE = {torch.ops.aten.logsumexp}
 
 
 @dataclass
@@ -61,9 +66,11 @@ class Ledger(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        counted = flop_registry.get(func._overloadpacket)
+        counted = _formula(func._overloadpacket)
         if counted is not None:
             self.flops += counted(*args, **kwargs, out_val=out)
+        if func._overloadpacket in INSIDE:
+            self._momentary(sum(map(_bytes, args)))
         if func.namespace in ("c10d", "_c10d_functional"):
             self._collective(func, args)
         self.see(tree_leaves(out), gathered=func.namespace in ("fsdp", "c10d"))
@@ -91,6 +98,12 @@ class Ledger(TorchDispatchMode):
         if size != entry.size:
             self._log.append((self.phase, entry, size - entry.size))
             entry.size = size
+
+    def _momentary(self, size: int) -> None:
+        """What an operator takes inside itself and gives back at its end."""
+        entry = Entry(0, self.kind)
+        self._set(entry, size)
+        self._set(entry, 0)
 
     def name(self, kind: str, tensors: Iterable[torch.Tensor | None]) -> None:
         """Say of storages that stand what they are; it holds for all of their life."""
@@ -150,6 +163,14 @@ class Ledger(TorchDispatchMode):
     def standing(self) -> int:
         """Bytes that are allocated now."""
         return sum(entry.size for _, entry in self._entries.values())
+
+
+@functools.cache
+def _formula(operator: Any) -> Callable[..., float] | None:
+    """PyTorch's formula for the operator's work; what writes into its input does the same work."""
+    own = getattr(torch.ops.aten, operator.__name__.removesuffix("_"), None)
+    formula: Callable[..., float] | None = flop_registry.get(operator) or flop_registry.get(own)
+    return formula
 
 
 def storages(tensor: torch.Tensor) -> list[torch.UntypedStorage]:
