@@ -16,11 +16,37 @@ from tiny import make_tiny_base
 Cli = Callable[..., Any]
 
 
+#: GPUs so small that a tiny model fills them.
+SMALL = """
+[gpus.small]
+label = "small"
+name = "Small"
+memory_mib = {memory}
+bf16_tflops = 1.0
+bandwidth_gbytes = 10.0
+nvlink_gbytes = 0.0
+quota = "SMALL"
+[machines.small-1g]
+gpu = "small"
+gpus = 1
+vcpus = 4
+memory_gib = 16
+local_ssds = 1
+bundled_ssds = false
+network_gbits = 10
+nics = 0
+fabric = "tcp"
+[prices.machines.small-1g]
+spot = 0.1
+"""
+
+
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.delenv("PACKTRAIN_MACHINES", raising=False)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    machines = tmp_path / "machines.toml"
+    machines.write_text(SMALL.format(memory=830))
+    monkeypatch.setenv("PACKTRAIN_MACHINES", str(machines))
 
 
 @pytest.fixture
@@ -39,7 +65,7 @@ def run_file(tmp_path: Path) -> Path:
 
 
 def test_json_has_memory_time_and_cost(cli: Cli, run_file: Path) -> None:
-    ended = cli("plan", str(run_file), "--json", "--max-batch", "--max-length")
+    ended = cli("plan", str(run_file), "--json", "--max-batch", "--max-length", "-s", "plan.gpu=small")
     assert ended.code == 0, ended.err
     found = json.loads(ended.out)
     assert found["fits"] is True
@@ -61,8 +87,10 @@ def test_json_has_memory_time_and_cost(cli: Cli, run_file: Path) -> None:
     assert found["data"]["rows"] + 1 == 40  # one of 40 is held out
     assert found["data"]["error"] == 0.0
     assert found["suggestions"] == []
-    assert found["max_batch"] > 1000
-    assert found["max_length"] > 1000
+    for batch, code in ((found["max_batch"], 0), (found["max_batch"] + 1, 76)):
+        tried = cli("plan", str(run_file), "-s", "plan.gpu=small", "-s", f"plan.micro_batch={batch}")
+        assert tried.code == code
+    assert found["max_length"] > 256
 
 
 def test_a_terminals_table_says_the_same(cli: Cli, run_file: Path) -> None:
@@ -98,16 +126,16 @@ def test_data_that_is_not_there_is_said_and_no_failure(cli: Cli, run_file: Path)
 
 
 def test_what_does_not_fit_ends_with_76_and_says_what_would(cli: Cli, run_file: Path) -> None:
-    shape = ("-s", "data.max_length=65536", "-s", "train.batch_tokens=1048576")
-    ended = cli("plan", str(run_file), "--json", "-s", "plan.gpu=l4", "-s", "plan.micro_batch=128", *shape)
+    small = ("-s", "plan.gpu=small", "-s", "train.micro_batch=200")
+    ended = cli("plan", str(run_file), "--json", *small)
     assert ended.code == 76
     assert "error: tiny does not fit" in ended.err
     found = json.loads(ended.out)
     assert found["fits"] is False
     first = found["suggestions"][0]
+    assert first["set"][0].startswith("train.micro_batch=")
     assert first["reserved_bytes"] <= found["memory"]["available_bytes"]
-    overrides = [part for each in first["set"] for part in ("-s", each)]
-    again = cli("plan", str(run_file), "--json", "-s", "plan.gpu=l4", *shape, *overrides)
+    again = cli("plan", str(run_file), "--json", *small, "-s", first["set"][0])
     assert again.code == 0, again.err
     assert json.loads(again.out)["memory"]["peak_bytes"] == first["peak_bytes"]
 
