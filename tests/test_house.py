@@ -179,6 +179,24 @@ def test_a_bad_run_file_is_refused_before_torch_is_imported(verb: str, tmp_path:
     assert loaded_by(code, str(tmp_path / "run.yaml")).isdisjoint({"torch", "transformers", "datasets"})
 
 
+@pytest.mark.slow
+def test_training_imports_only_what_a_step_needs() -> None:
+    """transformers itself brings accelerate, where it is installed; all else that takes time comes later."""
+    loaded = loaded_by(
+        "import packtrain.run.training\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM"
+    )
+    assert {"torch", "transformers", "numpy"} <= loaded
+    later = {"peft", "pyarrow", "rich", "lightkube"}
+    never = {"datasets", "pandas", "sklearn", "scipy", "matplotlib", "tensorboard", "trl", "torchvision"}
+    assert loaded.isdisjoint(later | never)
+
+
+@pytest.mark.parametrize("module", ["supervisor", "launch"])
+def test_who_starts_the_ranks_imports_no_torch(module: str) -> None:
+    assert loaded_by(f"import packtrain.run.{module}").isdisjoint({"torch", "transformers", "numpy"})
+
+
 def test_the_versions_that_were_tested_are_pinned_for_every_dependency() -> None:
     import tomllib
 
