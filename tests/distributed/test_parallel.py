@@ -165,6 +165,7 @@ def slow_first(seconds: float, fails: bool) -> list[int]:
         return done
 
 
+@pytest.mark.slow
 def test_the_first_may_take_longer_than_a_peer_is_waited_for() -> None:
     assert results(run_ranks(slow_first, 2, 8.0, False)) == [[0], [1]]
 

@@ -296,6 +296,7 @@ def tried(store: CheckpointStore) -> bool:
     return store._to_mirror is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("applied", [False, True])
 def test_cut_at_every_request(
     bucket_server: BucketServer, remote: GcsStorage, tmp_path: Path, applied: bool

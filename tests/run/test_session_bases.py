@@ -93,7 +93,7 @@ def conversations() -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("max_length", [512, 16_384])
+@pytest.mark.parametrize("max_length", [512, pytest.param(16_384, marks=pytest.mark.slow)])
 def test_conversations_of_all_sorts(tmp_path: Path, max_length: int) -> None:
     tiny = make_tiny_base(tmp_path / "base", chat_template=TOOLS)
     job = make_job(

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from packtrain.train.preemption import StopRequest
 
 SRC = Path(__file__).parents[2] / "src"
@@ -50,6 +52,7 @@ def test_what_does_not_come_back_in_the_grace_is_ended() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_where_nothing_can_be_lost_it_is_not_waited_for() -> None:
     """Such as for a peer that has ended already, when processes meet."""
     with stuck("dict(grace=3600.0)", inside="open('/dev/null')") as process:
@@ -59,6 +62,7 @@ def test_where_nothing_can_be_lost_it_is_not_waited_for() -> None:
     assert "stopped by SIGTERM, and not done within 5 s: ended with nothing to save" in err
 
 
+@pytest.mark.slow
 def test_what_is_saving_has_all_of_its_grace() -> None:
     with stuck("dict(grace=3600.0)") as process:
         process.terminate()
