@@ -20,7 +20,7 @@ from typing import Any, Literal, get_args
 from packtrain.errors import BY_EXIT_CODE, ConfigError, PreemptedError, StorageError
 
 EVENTS_VERSION = 1
-Kind = Literal["start", "step", "eval", "checkpoint", "preempted", "published", "end", "warning"]
+Kind = Literal["start", "step", "eval", "checkpoint", "preempted", "published", "end", "warning", "plan"]
 KINDS: frozenset[str] = frozenset(get_args(Kind))
 #: Kinds that tell of training progress, and so are superseded when a resume begins before them.
 PROGRESS: frozenset[str] = frozenset({"step", "eval", "checkpoint"})

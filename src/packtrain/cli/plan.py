@@ -40,12 +40,15 @@ def plan(
     from packtrain.plan.ask import Questions, ask, check_fits
     from packtrain.plan.options import split
     from packtrain.plan.shown import lines
+    from packtrain.plan.summary import Summary
+    from packtrain.run.planned import keep
     from packtrain.runfile import load
 
     keys, rest = split(set_ or [])
     questions = Questions(compare, max_batch, max_length, scale)
     questions.counts()
     answer = ask(load(run, rest, data=False).config, keys, questions, note)
+    keep(answer.plan.config, Summary.of(answer.plan))
     if as_json:
         print_json(answer.to_json())
     else:

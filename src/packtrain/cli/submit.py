@@ -38,6 +38,9 @@ def submit(
     no_preflight: Annotated[
         bool, typer.Option("--no-preflight", help="Do not ask from a pod first what it may use.")
     ] = False,
+    no_plan: Annotated[
+        bool, typer.Option("--no-plan", help="Do not ask the planner first whether it fits.")
+    ] = False,
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Run the pods here first, with a tiny model.")
     ] = False,
@@ -55,14 +58,14 @@ def submit(
     config = load(run, set_ or []).config
     limit = _seconds(wait_limit)
     if dry_run:
-        _show(config, output)
+        _show(config, output, plan=not no_plan)
         return
     if rehearse:
         from packtrain.kube.rehearse import rehearse as run_here
 
         run_here(config, say=lambda line: note(f"rehearsal: {line}")).check()
     world = World(note, on_manifests=lambda made: _write(made, output))
-    submitted = start(config, Options(new, not no_preflight, detach, limit), world)
+    submitted = start(config, Options(new, not no_preflight, not no_plan, detach, limit), world)
     if as_json:
         print_json(submitted.to_json())
     elif submitted.receipt is not None:
@@ -79,9 +82,10 @@ def _seconds(duration: str | None) -> float | None:
         raise UsageError(f"--wait-limit: {duration} is no duration, such as 90s, 30m or 2h") from None
 
 
-def _show(config: RunConfig, output: Path | None) -> None:
+def _show(config: RunConfig, output: Path | None, *, plan: bool) -> None:
     from packtrain.kube.cost import budget_sentence, price_sentence
     from packtrain.kube.manifests import render, to_yaml
+    from packtrain.kube.planning import plan_first
     from packtrain.kube.submit import dry_run
 
     launch = dry_run(config)
@@ -91,7 +95,9 @@ def _show(config: RunConfig, output: Path | None) -> None:
     _write(manifests, output)
     note(price_sentence(config))
     note(budget_sentence(config))
-    note("Nothing was asked or made: submit pins the revisions and the image's digest.")
+    if plan:
+        plan_first(config, note)
+    note("Nothing was made: submit pins the revisions and the image's digest.")
 
 
 def _write(manifests: list[dict[str, Any]], output: Path | None) -> None:

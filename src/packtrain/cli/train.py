@@ -115,6 +115,12 @@ def _print(outcome: Outcome) -> None:
     typer.echo(str({key: round(value, 4) for key, value in summary.items()}))
     if outcome.already:
         return
+    from packtrain.cli.output import note
+    from packtrain.run.planned import closing_line
+
+    planned = closing_line(outcome.run_dir / "events.jsonl")
+    if planned is not None:
+        note(planned)
     if outcome.published:
         typer.echo(f"Successfully uploaded model to {outcome.published}")
         upload = "GCS upload" if outcome.published.startswith("gs://") else "upload"

@@ -19,6 +19,8 @@ class Launch:
     image: str
     """Reference of the trainer's image, with its digest where it is known."""
     config_hash: str
+    planned: str = ""
+    """What was planned, for the run to repeat (:mod:`packtrain.run.planned`); empty where nothing was."""
 
     @property
     def machine(self) -> Machine:

@@ -31,6 +31,7 @@ from packtrain.kube.spec import (
     memory_dir,
 )
 from packtrain.plan.machines import Machine
+from packtrain.run.planned import PLANNED
 
 CONFIG_PATH = "/etc/packtrain"
 WORK_PATH = "/work"
@@ -90,6 +91,7 @@ def environment(launch: Launch) -> tuple[Variable, ...]:
         Variable("PACKTRAIN_IMAGE", launch.image),
         Variable("PACKTRAIN_OWNER", field_path=JOB_UID),
         Variable("PACKTRAIN_NODES", "1"),
+        *([Variable(PLANNED, launch.planned)] if launch.planned else []),
         Variable("HF_TOKEN", secret=(TOKEN_SECRET, TOKEN_KEY)),
     )
 

@@ -7,7 +7,7 @@ again: the same command goes on with what is there.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from packtrain.artifacts.receipt import Receipt
 from packtrain.config import RunConfig, config_hash
@@ -28,6 +28,7 @@ from packtrain.kube.manifests import render
 from packtrain.kube.names import RUN_ID_LABEL
 from packtrain.kube.observe import Pace, Say, Watching, find_job
 from packtrain.kube.places import run_uri
+from packtrain.kube.planning import plan_first
 from packtrain.kube.whose import as_it_began, claim, known_run, of_job, receipt_of
 from packtrain.run.gate import Check, checks, pin
 from packtrain.run.outcome import gravity
@@ -41,6 +42,8 @@ class Options:
     new: bool = False
     """Another run under this name."""
     preflight: bool = True
+    plan: bool = True
+    """Ask the planner first."""
     detach: bool = False
     """Come back when the job is made."""
     wait_limit: float | None = None
@@ -183,9 +186,11 @@ def _begin(
     answers = gate(config, world.say)
     if known is None:
         config = pin(config, answers)
+    summary = plan_first(config, world.say) if options.plan else None
     image = resolve_digest(config, world.runner)
     world.say(f"image {image}")
     launch = make_launch(config, known.run_id if known else new_run_id(), image)
+    launch = replace(launch, planned=summary.to_json() if summary else "")
     manifests = render(launch)
     if options.preflight:
         preflight(cluster, launch, world.say, world.pace)
@@ -193,7 +198,8 @@ def _begin(
     owner = known or claim(launch.config, launch.run_id, new=options.new)
     if owner.run_id != launch.run_id:
         # Two submitted at once, and the other was first.
-        launch = make_launch(as_it_began(launch.config, owner), owner.run_id, image)
+        planned = launch.planned
+        launch = replace(make_launch(as_it_began(launch.config, owner), owner.run_id, image), planned=planned)
         manifests = render(launch)
     world.on_manifests(manifests)
     job = make(cluster, manifests)

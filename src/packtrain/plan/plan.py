@@ -147,22 +147,9 @@ def make_setup(
         checkpointing=keys.checkpointing,
         documents=documents,
     )
-    if keys.loss is not None:
-        setup = as_others(setup)
-    if keys.micro_batch is not None or config.train.micro_batch != "auto":
-        return setup
-    return replace(setup, micro_batch=micro_batch(setup, config.train.batch_tokens, target.memory))
-
-
-def as_others(setup: Setup) -> Setup:
-    """A loss that is asked for by name is that of transformers' Trainer with peft, as published set-ups have
-    it: with its kernels (but for the plain loss), its optimizer, and bfloat16 throughout."""
-    return replace(
-        setup,
-        peft=True,
-        autocast=True,
-        optimizer="foreach",
-        fused_norms=setup.loss != "plain",
-        trained_dtype="bfloat16" if setup.adapter.kind == "none" else "float32",
-        accumulation=1,
-    )
+    if keys.micro_batch is None and config.train.micro_batch == "auto":
+        batch = micro_batch(setup, config.train.batch_tokens, target.memory)
+        setup = replace(setup, micro_batch=batch)
+    # What is published of others was measured without accumulation.
+    turns = config.train.batch_tokens / (setup.gpus * setup.tokens)
+    return replace(setup, accumulation=1 if keys.loss is not None else max(1, round(turns)))

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,7 @@ from packtrain.run.outcome import of_the_machine, write_outcome
 from packtrain.rundir import EventWriter, Kind, RunDir, RunIdentity, history, last_attempt, write_atomically
 from packtrain.runfile import RunFile, dump, load
 from packtrain.storage import open_storage
-from packtrain.train.preemption import NOT_SAVED, StopNow, StopRequest
+from packtrain.train.preemption import StopNow, StopRequest
 from packtrain.train.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 #: At the end, for what is not in the bucket yet.
 MIRROR_SECONDS = 60.0
+#: Share of the grace until which a stop copies; the rest is for what comes after.
+COPYING = 0.8
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Session:
     """Shows the prompts' answers, before and after, whatever comes of them."""
     keeping: Keeping | None = None
     events: EventWriter | None = None
+    began: float = field(default_factory=time.monotonic)
     world: World | None = None
     """Of a run in several processes, joined; None before a single process knows its device."""
 
@@ -96,12 +99,14 @@ class Session:
         if self.stop.requested_at is None:
             return MIRROR_SECONDS
         grace = seconds(self.run_file.config.checkpoint.grace)
-        return max(0.0, 0.9 * grace - (time.monotonic() - self.stop.requested_at))
+        return max(0.0, COPYING * grace - (time.monotonic() - self.stop.requested_at))
 
-    def tell_overdue(self, message: str) -> None:
+    def tell_overdue(self, error: PreemptedError) -> None:
         """The last word of a process that does not end in its grace; in another thread."""
-        write_outcome(PreemptedError.exit_code, message, NOT_SAVED)
-        self.emit("preempted", _last_step(self), signal=self.stop.signal or "SIGTERM", message=message)
+        write_outcome(error.exit_code, str(error), error.hint)
+        told = history(self.run_dir.events_file)
+        if not told or told[-1].kind != "preempted":
+            self.emit("preempted", _last_step(self), signal=self.stop.signal or "SIGTERM", message=str(error))
 
     def make_store(self) -> CheckpointStore:
         """Where this attempt's checkpoints go."""

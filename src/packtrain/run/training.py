@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import TYPE_CHECKING
 
 from packtrain.errors import BugError, GateError
@@ -13,12 +14,15 @@ from packtrain.model.full import FullModel
 from packtrain.model.parallel import World, local
 from packtrain.run.finish import base_alone, save_result, whole_again
 from packtrain.run.fit import Fit, set_up
+from packtrain.run.planned import recall
 from packtrain.run.pod import image
 from packtrain.run.settings import rate_warning
 from packtrain.run.stepping import train
+from packtrain.train.progress import peak_memory
 
 if TYPE_CHECKING:
     from packtrain.artifacts.receipt import Receipt
+    from packtrain.plan.summary import Summary
     from packtrain.run.session import Session
 
 
@@ -43,6 +47,7 @@ def _make(session: Session) -> Receipt | None:
             **fit.state.settings,
             **({"image": made_in} if (made_in := image()) else {}),
         )
+        planned = tell_plan(session, fit)
         for warning in filter(None, (rate_warning(fit.config), *fit.data.report.warnings())):
             session.warn(warning, fit.state.step)
         with session.stop.deferred():
@@ -64,12 +69,35 @@ def _make(session: Session) -> Receipt | None:
         if made:
             session.on_answers(made)
         check_gates(fit, score(made))
-        return save_result(session, fit, made)
+        receipt = save_result(session, fit, made)
+        if planned is not None:
+            tell_happened(session, fit)
+        return receipt
     finally:
         if fit.part_writer is not None:
             fit.part_writer.close()
         if fit.store is not None:
             fit.store.close(wait_for_mirror=True, timeout=session.seconds_left())
+
+
+def tell_plan(session: Session, fit: Fit) -> Summary | None:
+    """An event of what was planned for this run, where something was."""
+    planned = recall(session.run_file.config, fit.trainer.device.type)
+    if planned is not None:
+        session.emit("plan", fit.state.step, **planned.fields())
+    return planned
+
+
+def tell_happened(session: Session, fit: Fit) -> None:
+    """And of what came: memory as PyTorch counts it on a GPU; this attempt's seconds, and all of training."""
+    state, device = fit.state, fit.trainer.device
+    happened = {
+        "seconds": round(time.monotonic() - session.began, 3),
+        "training_seconds": round(state.seconds, 3),
+        "tokens_per_second": round(state.tokens / max(state.seconds, 1e-9), 1),
+        "peak_bytes": peak_memory() if device.type == "cuda" else None,
+    }
+    session.emit("plan", state.step, happened=happened)
 
 
 def _check_ranks(fit: Fit) -> None:
