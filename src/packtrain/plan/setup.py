@@ -25,7 +25,8 @@ Optimizer = Literal["fused", "foreach"]
 Dtype = Literal["bfloat16", "float32"]
 Device = Literal["cuda", "cpu"]
 
-#: Tokens in one forward pass where `micro_batch` is auto.
+#: Tokens in one forward pass where `micro_batch` is auto: enough to keep the machine busy. More does not go
+#: faster.
 MICRO_TOKENS: dict[Device, int] = {"cpu": 2048, "cuda": 16_384}
 #: Share of a device that the base may take and still stand whole on every one (`parallel: auto`).
 WHOLE_SHARE = 0.5

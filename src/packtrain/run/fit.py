@@ -17,6 +17,7 @@ from packtrain.errors import BugError
 from packtrain.model.parallel import World, choose_mode
 from packtrain.model.trainable import Trainable
 from packtrain.model.weights import BaseFiles, load_tokenizer, resolve_base
+from packtrain.run import micro_batch
 from packtrain.run.settings import (
     base_fingerprint,
     make_schedule,
@@ -89,6 +90,10 @@ def set_up(session: Session) -> Fit:
     # The tokenizer comes first, the weights later: bad data is found before gigabytes are loaded.
     template = template_text(config.model.chat_template)
     base, tokenizer, data = world.main_first(lambda: _load_data(session, config, template))
+    if not stored:
+        settings["micro_batch"] = micro_batch.planned(
+            session, config, base.folder, data, world, settings["micro_batch"]
+        )
     data_revision = data.report.sources["train"]["revision"] or config.data.revision
     config = session.write_config(config, base.revision or config.model.revision, data_revision, settings)
 

@@ -9,11 +9,9 @@ import torch
 
 from packtrain.config import CheckpointConfig, EvaluateConfig, ModelConfig, RunConfig, TrainConfig, seconds
 from packtrain.model.folder import weights_dtype
+from packtrain.plan.setup import MICRO_TOKENS
 from packtrain.train.loop import Schedule
 
-#: Tokens in one forward pass where `micro_batch` is auto: enough to keep the machine busy, few
-#: enough to fit. More does not go faster.
-MICRO_TOKENS = {"cpu": 2048, "cuda": 16_384}
 #: Above it a full fine-tuning, whose usual rates are 1e-5 to 2e-5, is likely to forget what it knew.
 HIGH_FULL_RATE = 1e-4
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
@@ -36,7 +34,7 @@ def pick_micro_batch(config: TrainConfig, max_length: int, device: torch.device)
     """Sequences of ``max_length`` in one forward pass."""
     if config.micro_batch != "auto":
         return config.micro_batch
-    return max(1, MICRO_TOKENS[device.type] // max_length)
+    return max(1, MICRO_TOKENS["cuda" if device.type == "cuda" else "cpu"] // max_length)
 
 
 def use_activation_checkpointing(config: TrainConfig, device: torch.device) -> bool:
