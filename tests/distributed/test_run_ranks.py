@@ -35,7 +35,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 
 def long_job(folder: Path, base: Path) -> Job:
     """So many steps that a signal finds it in the middle of them."""
-    train = {"epochs": 40, "micro_batch": 1, "batch_tokens": 400}
+    train = {"epochs": 30, "micro_batch": 1, "batch_tokens": 400}
     return make_job(folder, base, adapter={"dropout": 0.1}, train=train, checkpoint={"every": 5})
 
 

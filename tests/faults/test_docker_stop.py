@@ -48,7 +48,7 @@ def container(job: Job, ranks: int) -> subprocess.Popen[str]:
 
 
 def job_of(folder: Path, base: Path) -> Job:
-    train = {"epochs": 40, "micro_batch": 1, "batch_tokens": 400}
+    train = {"epochs": 20, "micro_batch": 1, "batch_tokens": 400}
     return make_job(folder, base, adapter={"dropout": 0.1}, train=train, checkpoint={"every": 50})
 
 
