@@ -1,4 +1,4 @@
-"""What a real optimizer step allocates on this CPU, by the allocator's own events (never the process' size)."""
+"""What a real optimizer step allocates on this CPU, by the allocator's own events."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_what_an_operator_takes_inside_itself() -> None:
         logits = torch.zeros(10, 100)
         torch.logsumexp(logits, dim=1)
         del logits
-    assert ledger.peaks()["before"].total == 4000 + 4000 + 40
+    assert ledger.peaks()["before"].total == 4000 + 4000
 
 
 def test_saved_tensors_live_until_the_backward_pass() -> None:
@@ -115,6 +115,7 @@ def head_peak(tokens: int, loss: Callable[[Tensor, nn.Linear, Tensor], Tensor]) 
         targets = torch.zeros(tokens, dtype=torch.long)
         head.weight.grad = torch.zeros_like(head.weight)
         hidden = torch.zeros(tokens, 4096, dtype=torch.bfloat16, requires_grad=True)
+        hidden.grad = torch.zeros_like(hidden)
         ledger.enter_phase("measured")
         loss(hidden, head, targets).backward()
     return ledger.peaks()["measured"].total
@@ -139,8 +140,8 @@ def test_liger_kernels_slopes(
     loss: Callable[[Tensor, nn.Linear, Tensor], Tensor], published: dict[int, float]
 ) -> None:
     """benchmark/data/all_benchmark_data.csv of v0.4.2, an A100: MB of a forward and backward pass."""
-    few, _, many = published
-    slope = (published[many] - published[few]) * MIB / (many - few)
-    traced = (head_peak(many, loss) - head_peak(few, loss)) / (many - few)
-    assert traced == pytest.approx(slope, rel=0.001)
-    assert head_peak(few, loss) + 2 * 8_519_680 == pytest.approx(published[few] * MIB, rel=0.06)
+    few, more, many = published
+    few_peak, more_peak, many_peak = (head_peak(tokens, loss) for tokens in published)
+    assert more_peak - few_peak == pytest.approx((published[more] - published[few]) * MIB, rel=0.001)
+    # Of a large block the allocator leaves up to a MiB unsplit, which counts as allocated.
+    assert many_peak - few_peak == pytest.approx((published[many] - published[few]) * MIB, abs=1.01 * MIB)

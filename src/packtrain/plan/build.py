@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import unset_fake_temporarily
 from torch.distributed.device_mesh import DeviceMesh
@@ -37,7 +38,7 @@ def model_config(setup: Setup, layers: int | None = None) -> Any:
     kind = plain.pop("model_type", None)
     try:
         found = AutoConfig.for_model(kind, **plain)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, StrictDataclassError) as error:
         raise ConfigError(
             f"plan: the model's config.json cannot be used ({str(error).splitlines()[0]})"
         ) from error
