@@ -37,13 +37,13 @@ network_gbits = 10
 nics = 0
 fabric = "tcp"
 [prices.machines.small-1g]
-spot = 0.1
+spot = 36.0
 """
 
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     machines = tmp_path / "machines.toml"
     machines.write_text(SMALL.format(memory=830))
     monkeypatch.setenv("PACKTRAIN_MACHINES", str(machines))
@@ -140,20 +140,20 @@ def test_what_does_not_fit_ends_with_76_and_says_what_would(cli: Cli, run_file: 
     assert json.loads(again.out)["memory"]["peak_bytes"] == first["peak_bytes"]
 
 
-def test_scale_and_compare_trace_real_steps(cli: Cli, run_file: Path) -> None:
-    ended = cli("plan", str(run_file), "--json", "--scale", "8,1024", "-s", "plan.sharding=fsdp")
+def test_scale_traces_real_steps(cli: Cli, run_file: Path) -> None:
+    ended = cli("plan", str(run_file), "--json", "--scale", "8,16", "-s", "plan.sharding=fsdp")
     assert ended.code == 0, ended.err
     few, many = json.loads(ended.out)["scale"]
-    assert (few["gpus"], many["gpus"], many["nodes"]) == (8, 1024, 128)
+    assert (few["gpus"], many["gpus"], many["nodes"]) == (8, 16, 2)
     assert few["communication_bytes"]["between_nodes"] == 0
     assert many["communication_bytes"]["between_nodes"] > 0
-    assert many["peak_bytes"] < few["peak_bytes"]
+    assert many["efficiency"] < few["efficiency"] == 1.0
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
-        (("-s", "plan.gpsu=8"), 78, "did you mean plan.gpus?"),
+        (("-s", "plan.gpsu=8"), 78, "did you mean plan.gpu?"),
         (("-s", "plan.gpu=h1000"), 78, "did you mean h100"),
         (("-s", "plan.gpus=12"), 78, "no whole number of a3-megagpu-8g"),
         (("-s", "train.epoch=2"), 78, "did you mean train.epochs?"),
@@ -183,6 +183,6 @@ def test_an_encoder_is_no_base_to_plan_for(cli: Cli, run_file: Path, tmp_path: P
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from packtrain.cli.main import main; main(['plan', '--help']); "
-        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'numpy', 'pydantic')))"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'transformers', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -24,7 +24,7 @@ KEPT = 3 * 86_400
 def paid_seconds(launch: Launch) -> float | None:
     """How long ``cluster.max_cost`` lasts at the list price; None without a budget or a price."""
     cluster = launch.config.cluster
-    price = price_per_hour(launch.machine, cluster.capacity)
+    price = price_per_hour(launch.machine, cluster.capacity, cluster.location)
     if cluster.max_cost is None or price.usd is None:
         return None
     return float(cluster.max_cost.split()[0]) / (price.usd * cluster.nodes) * 3600

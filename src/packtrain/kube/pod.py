@@ -30,7 +30,7 @@ from packtrain.kube.spec import (
     empty_dir,
     memory_dir,
 )
-from packtrain.plan.machines import Machine
+from packtrain.plan.machines import OWN_PRICE, Machine, price_per_hour
 from packtrain.run.planned import PLANNED
 
 CONFIG_PATH = "/etc/packtrain"
@@ -79,6 +79,8 @@ def command(processes: int) -> tuple[str, ...]:
 
 def environment(launch: Launch) -> tuple[Variable, ...]:
     """Paths first: what refers to a variable has to stand after it."""
+    cluster = launch.config.cluster
+    price = price_per_hour(launch.machine, cluster.capacity, cluster.location)
     return (
         Variable("PACKTRAIN_CONFIG", CONFIG_PATH),
         Variable("PACKTRAIN_WORK", WORK_PATH),
@@ -91,6 +93,7 @@ def environment(launch: Launch) -> tuple[Variable, ...]:
         Variable("PACKTRAIN_IMAGE", launch.image),
         Variable("PACKTRAIN_OWNER", field_path=JOB_UID),
         Variable("PACKTRAIN_NODES", "1"),
+        *([Variable(OWN_PRICE, str(price.usd))] if price.own and price.usd is not None else []),
         *([Variable(PLANNED, launch.planned)] if launch.planned else []),
         Variable("HF_TOKEN", secret=(TOKEN_SECRET, TOKEN_KEY)),
     )

@@ -31,6 +31,8 @@ SSD_BYTES = 375 * 10**9
 UNKNOWN_EFFICIENCY = (0.25, 0.4, 0.6)
 #: Names a file with machines and prices of one's own.
 OWN_FILE = "PACKTRAIN_MACHINES"
+#: In a pod, which does not see that file: the price of a machine in it, in USD an hour.
+OWN_PRICE = "PACKTRAIN_USD"
 
 
 @dataclass(frozen=True)

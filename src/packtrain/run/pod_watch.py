@@ -13,7 +13,7 @@ from pathlib import Path
 
 from packtrain.config import ClusterConfig, RunConfig, seconds
 from packtrain.errors import PacktrainError
-from packtrain.plan.machines import machine, price_per_hour
+from packtrain.plan.machines import OWN_PRICE, machine, price_per_hour
 from packtrain.run.budget import Budget, Rate
 from packtrain.run.event_mirror import EventMirror
 from packtrain.run.launch import Nodes
@@ -110,23 +110,31 @@ def watching(
             secrets = (environment.get("HF_TOKEN", ""),)
             watch.logs = LogMirror(remote, node=nodes.rank, ranks=processes, secrets=secrets)
             watch._tee = stack.enter_context(Tee(watch.logs.first))
-            watch.budget = _budget(config.cluster, remote, leads=nodes.rank == 0, say=say)
+            watch.budget = _budget(
+                config.cluster, remote, leads=nodes.rank == 0, say=say, environment=environment
+            )
             if nodes.rank == 0:
                 watch._events = RunDir(folder).events_file, remote
         yield watch
 
 
 def _budget(
-    cluster: ClusterConfig, remote: Storage, *, leads: bool, say: Callable[[str], None]
+    cluster: ClusterConfig,
+    remote: Storage,
+    *,
+    leads: bool,
+    say: Callable[[str], None],
+    environment: Mapping[str, str],
 ) -> Budget | None:
     if cluster.max_cost is None:
         return None
-    price = price_per_hour(machine(cluster.machine), cluster.capacity)
-    if price.usd is None:
+    own = environment.get(OWN_PRICE)
+    usd = float(own) if own else price_per_hour(machine(cluster.machine), cluster.capacity).usd
+    if usd is None:
         say(
             f"warning: no price is known for {cluster.machine} with capacity {cluster.capacity}: "
             "cluster.max_cost is not watched"
         )
         return None
-    rate = Rate(cluster.machine, cluster.capacity, cluster.nodes, price.usd)
+    rate = Rate(cluster.machine, cluster.capacity, cluster.nodes, usd)
     return Budget(remote, rate, float(cluster.max_cost.partition(" ")[0]), leads=leads)
