@@ -267,6 +267,22 @@ def test_two_processes_cannot_write_one_run(job: Job, undisturbed: Job) -> None:
     assert job.weights() == undisturbed.weights()
 
 
+def test_a_stop_while_the_bucket_is_away(job: Job, undisturbed: Job, bucket_server: BucketServer) -> None:
+    """It is a preemption with all saved: neither the copy nor the lock that stays there changes that."""
+    uri = ("-s", f"output.uri={bucket_server.uri('final_model')}")
+    with job.process(*uri, "-s", "checkpoint.grace=8s") as process:
+        job.wait_for("step", 5, process)
+        bucket_server.faults.add("*", ".", Fault(status=503), times=None)
+        job.wait_for("step", 9, process)
+        err = stop(process, signal.SIGTERM)
+    assert "what was done is saved" in err and "are not copied to gs://" in err
+    assert [event.kind for event in job.all_events()].count("preempted") == 1
+    bucket_server.faults.clear()
+    job.done(*uri)
+    assert job.story("start")[-1].fields["resumed_from"] >= 9
+    assert (job.weights(), job.losses()) == (undisturbed.weights(), undisturbed.losses())
+
+
 class TestPublishing:
     """The stand-in keeps the fourth upload (the claim is the first) waiting: the cut is in it."""
 

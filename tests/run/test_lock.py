@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from standins.bucket import BucketServer, Fault, bucket_server  # noqa: F401
 
-from packtrain.errors import ConflictError, UnavailableError
+from packtrain.errors import ConflictError, PreemptedError, UnavailableError
 from packtrain.run.lock import Lock, Owner, process_start
 from packtrain.storage.gcs import GcsStorage
 from packtrain.storage.local import LocalStorage
@@ -127,6 +127,17 @@ def test_a_bucket_that_is_away_is_not_a_lost_lock(
         lock.check()
 
 
+def test_a_bucket_that_is_away_at_the_end_changes_no_outcome(
+    storage: GcsStorage,
+    bucket_server: BucketServer,  # noqa: F811
+) -> None:
+    with pytest.raises(PreemptedError), Lock(storage, owner=ONE):
+        bucket_server.faults.add("*", ".", Fault(status=503), times=None)
+        raise PreemptedError("stopped")
+    bucket_server.faults.clear()
+    Lock(storage, owner=ONE).acquire()
+
+
 def test_the_thread_keeps_it(tmp_path: Path) -> None:
     storage = LocalStorage(tmp_path)
     with Lock(storage, owner=ONE, stale_after=0.5, every=0.05) as lock:
@@ -203,7 +214,22 @@ def test_a_process_number_that_was_given_again() -> None:
     assert not mine.is_dead()
     assert replace(mine, started="1").is_dead()
     assert not replace(mine, started="1", machine="another machine").is_dead()
-    assert not ONE.is_dead()
+    assert not ONE.is_dead() and not ONE.is_alive()
+    assert mine.is_alive()
+    assert not replace(mine, started="1").is_alive()
+    assert not replace(mine, machine="another machine").is_alive()
+
+
+def test_one_that_runs_on_this_machine_keeps_its_lock_whatever_the_clock_says(
+    storage: GcsStorage,
+    bucket_server: BucketServer,  # noqa: F811
+) -> None:
+    """The clock jumps, the laptop was asleep: it has given no sign for long, and is there."""
+    living = replace(Owner.this_process({}), id="living")
+    Lock(storage, owner=living).acquire()
+    bucket_server.advance(86_400)
+    with pytest.raises(ConflictError, match=f"process {living.pid} on .*, and is running"):
+        Lock(storage, owner=TWO).acquire()
 
 
 def test_the_owner_comes_from_the_environment() -> None:

@@ -19,7 +19,7 @@ STUCK = """
 import hashlib, sys
 from packtrain.train.preemption import StopRequest
 with StopRequest(**{arguments}) as stop, {inside}:
-    stop.on_overdue = lambda message: print("told:", message, flush=True)
+    stop.on_overdue = lambda error: print("told:", error, flush=True)
     print("ready", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"p", b"s", 2_000_000_000)
     print("seen", stop.requested, stop.requested_at is not None, flush=True)
@@ -50,6 +50,33 @@ def test_what_does_not_come_back_in_the_grace_is_ended() -> None:
         f"error: {message}",
         "hint: the same command goes on from the last checkpoint; checkpoint.grace is the time for a stop",
     ]
+
+
+def test_what_has_saved_and_is_cut_off_after_that_says_that_it_is_saved() -> None:
+    """Such as while it copies to a bucket that is away; and what tells of it may fail."""
+    command = """
+import time
+from packtrain.errors import PreemptedError
+from packtrain.train.preemption import StopRequest
+with StopRequest(grace=1.0) as stop, stop.deferred():
+    stop.on_overdue = lambda error: 1 / 0
+    stop.answer = PreemptedError("stopped after step 3", hint="what was done is saved")
+    print("ready", flush=True)
+    time.sleep(600)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(SRC)}
+    with subprocess.Popen(
+        [sys.executable, "-c", command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.terminate()
+        _, err = process.communicate(timeout=120)
+    assert process.returncode == 75
+    assert err.splitlines() == ["error: stopped after step 3", "hint: what was done is saved"]
 
 
 @pytest.mark.slow

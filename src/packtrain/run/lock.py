@@ -53,9 +53,14 @@ class Owner:
 
     def is_dead(self) -> bool:
         """Whether its process was on this machine and is gone. False where that cannot be known."""
-        if not self.machine or self.machine != _machine():
-            return False
-        return process_start(self.pid) != self.started
+        return self._is_here() and process_start(self.pid) != self.started
+
+    def is_alive(self) -> bool:
+        """Whether its process is on this machine and runs, whatever a clock says of its last sign."""
+        return self._is_here() and process_start(self.pid) == self.started
+
+    def _is_here(self) -> bool:
+        return bool(self.machine) and self.machine == _machine()
 
 
 def process_start(pid: int) -> str | None:
@@ -126,6 +131,8 @@ class Lock:
         holder = self._holder()
         if holder is not None and (holder.id == self.owner.id or holder.is_dead()):
             return
+        if holder is not None and holder.is_alive():
+            raise self._conflict("is running")
         age = self._server_now() - info.updated
         if age <= self.stale_after:
             raise self._conflict(f"gave its last sign {max(age, 0):.0f} s ago")
@@ -215,13 +222,17 @@ class Lock:
                 continue  # the bucket is away: the next one may come through, and check() sees to it
 
     def release(self) -> None:
-        """Stop the heartbeats and remove the lock, if it is still ours."""
+        """Stop the heartbeats and remove the lock, if it is still ours.
+
+        Where that fails nothing is lost, and how the run ended is what counts: the same owner takes over
+        at once, another one when the time is over.
+        """
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
         if self.generation and self._lost is None:
-            with suppress(PreconditionError):
+            with suppress(PacktrainError, OSError):
                 self.storage.delete(self.name, if_generation=self.generation)
         self.token = self.generation = 0
 

@@ -66,11 +66,12 @@ def train(session: Session, fit: Fit) -> None:
     try:
         run_loop(fit.trainer, state, fit.schedule, Hooks(should_stop, on_step, evaluate, saver.save))
     except StopBetweenSteps as stopped:
-        raise PreemptedError(
+        session.stop.answer = PreemptedError(
             f"stopped by {session.stop.signal or 'a signal to another rank'} after step {state.step} of "
             f"{fit.schedule.steps}",
             hint="what was done is saved; the same command goes on from there",
-        ) from stopped
+        )
+        raise session.stop.answer from stopped
 
 
 @dataclass

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -50,8 +50,10 @@ class StopRequest:
         """``is_preemption()``: False where a SIGTERM comes from a launcher because another rank died."""
         self.grace = grace
         """Seconds from SIGTERM to SIGKILL."""
-        self.on_overdue: Callable[[str], None] = lambda message: None
-        """Called, in another thread, with what is to be told of a process that is ended without saving."""
+        self.on_overdue: Callable[[PreemptedError], None] = lambda error: None
+        """Called, in another thread, with what is to be told of a process that does not end by itself."""
+        self.answer: PreemptedError | None = None
+        """What is to be told once all is saved: what is left to do then (copying) may be cut off."""
         self._watch = StopWatch(self._seen, self._end_now)
         self._is_preemption = is_preemption
         self._lost_peer = False
@@ -139,9 +141,11 @@ class StopRequest:
             return left  # the main thread has seen it and is on its way, or saves first
         message = f"stopped by SIGTERM, and not done within {passed:.0f} s: ended "
         message += "with nothing to save" if left > 0 else "without saving"
+        error = self.answer or PreemptedError(message, hint=NOTHING_LOST if left > 0 else NOT_SAVED)
         try:
-            self.on_overdue(message)
-            sys.stderr.write(f"error: {message}\nhint: {NOTHING_LOST if left > 0 else NOT_SAVED}\n")
+            with suppress(Exception):  # the disk is full, the file is closed already
+                self.on_overdue(error)
+            sys.stderr.write(f"error: {error}\nhint: {error.hint}\n")
             sys.stderr.flush()
         finally:  # also where it cannot be told any more
             os._exit(PreemptedError.exit_code)
