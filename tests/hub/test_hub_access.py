@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from standins.hub_files import commit_of
 
 from packtrain.errors import AccessError, ConfigError, UnavailableError
 from packtrain.hub.access import RepoType, check_access, hub_errors
+from packtrain.hub.waiting import CLIENT
 
 Use = Callable[..., None]
 
@@ -128,6 +130,33 @@ def test_what_passes_by_itself_is_tried_again(use: Use, hub: Hub, files: Path, s
     assert check_access("o/open") == commit_of(files)
     assert len(hub.requests) == 4
     assert check_access("o/rows", repo_type="dataset") == commit_of(files)
+
+
+@pytest.fixture
+def said() -> Iterator[list[str]]:
+    """What the client says of its retries."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger(CLIENT).addHandler(handler)
+    yield lines
+    logging.getLogger(CLIENT).removeHandler(handler)
+
+
+@pytest.mark.parametrize(("status", "why"), [(503, "does not answer"), (429, "asks for fewer requests")])
+def test_a_plain_sentence_a_try(use: Use, hub: Hub, said: list[str], status: int, why: str) -> None:
+    hub.fail("/o/open", status, times=2, RateLimit='"api";r=0;t=1')
+    check_access("o/open")
+    assert [(line.split(": ")[0], line.split(" s ")[1]) for line in said] == [
+        (f"the Hugging Face hub {why}", "(1/5)"),
+        (f"the Hugging Face hub {why}", "(2/5)"),
+    ]
+
+
+def test_other_words_of_the_client_stay(use: Use, said: list[str]) -> None:
+    with hub_errors("o/open"):
+        logging.getLogger(CLIENT).warning("something else")
+    assert said == ["something else"]
 
 
 @pytest.mark.parametrize(("status", "words"), [(429, "rate of requests"), (503, "status 503")])

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from packtrain.errors import AccessError, ConfigError, PacktrainError, StorageError, UnavailableError
+from packtrain.hub.waiting import said_plainly
 
 RepoType = Literal["model", "dataset"]
 #: What the hub says of a token that it does not know; other 401s hide a repository.
@@ -72,7 +73,8 @@ def _ask(path: str) -> dict[str, Any]:
 def hub_errors(repo_id: str, *, repo_type: RepoType = "model", revision: str | None = None) -> Iterator[None]:
     """Errors of huggingface_hub (and of datasets, which wraps them) become ours, with a sentence."""
     try:
-        yield
+        with said_plainly():
+            yield
     except PacktrainError:
         raise
     except Exception as error:
