@@ -64,6 +64,7 @@ def run_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_json_has_memory_time_and_cost(cli: Cli, run_file: Path) -> None:
     ended = cli("plan", str(run_file), "--json", "--max-batch", "--max-length", "-s", "plan.gpu=small")
     assert ended.code == 0, ended.err
@@ -125,6 +126,7 @@ def test_data_that_is_not_there_is_said_and_no_failure(cli: Cli, run_file: Path)
     assert "gone.jsonl" in ended.out
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_ends_with_76_and_says_what_would(cli: Cli, run_file: Path) -> None:
     small = ("-s", "plan.gpu=small", "-s", "train.micro_batch=200")
     ended = cli("plan", str(run_file), "--json", *small)
@@ -140,6 +142,7 @@ def test_what_does_not_fit_ends_with_76_and_says_what_would(cli: Cli, run_file: 
     assert json.loads(again.out)["memory"]["peak_bytes"] == first["peak_bytes"]
 
 
+@pytest.mark.slow
 def test_scale_traces_real_steps(cli: Cli, run_file: Path) -> None:
     ended = cli("plan", str(run_file), "--json", "--scale", "8,16", "-s", "plan.sharding=fsdp")
     assert ended.code == 0, ended.err

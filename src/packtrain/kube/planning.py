@@ -33,7 +33,7 @@ def plan_first(config: RunConfig, say: Say) -> Summary | None:
         from packtrain.plan.ask import does_not_fit, first_of
         from packtrain.plan.suggest import suggestions
 
-        raise GateError(does_not_fit(plan), hint=first_of(suggestions(plan, say)))
+        raise GateError(does_not_fit(plan), hint=first_of(suggestions(plan, say, many=1)))
     say(sentence(plan))
     return Summary.of(plan)
 

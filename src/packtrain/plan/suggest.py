@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,7 +14,7 @@ from packtrain.errors import ConfigError
 from packtrain.plan.cost import Cost
 from packtrain.plan.interval import Interval
 from packtrain.plan.machines import Machine, machines, price_per_hour
-from packtrain.plan.memory import largest
+from packtrain.plan.memory import CONTEXT, largest, standing_bytes
 from packtrain.plan.options import PlanKeys
 from packtrain.plan.plan import Planned, planned
 from packtrain.plan.target import Target
@@ -53,37 +54,46 @@ Candidate = tuple[str, tuple[str, ...], Target]
 """A sentence, what to set, and where it is then run."""
 
 
-def suggestions(plan: Planned, say: Callable[[str], None]) -> tuple[Suggestion, ...]:
-    """Changes with each of which the run fits, the least first; none for one that fits already."""
+def suggestions(plan: Planned, say: Callable[[str], None], many: int | None = None) -> tuple[Suggestion, ...]:
+    """The first ``many`` changes with each of which the run fits, the least change first.
+
+    None of them for a run that fits already.
+    """
     if plan.fits:
         return ()
     say("looking for what would make it fit")
-    found = _fitting(plan, _less(plan), many=9)
+    return tuple(islice(_all(plan), many))
+
+
+def _all(plan: Planned) -> Iterator[Suggestion]:
+    yield from _fitting(plan, _less(plan))
     if plan.target.machine is not None:
-        found += _fitting(plan, _more_nodes(plan.target, plan.target.machine), many=1)
+        yield from islice(_fitting(plan, _more_nodes(plan.target, plan.target.machine)), 1)
     if plan.config.adapter.kind == "lora":
         quantised = ("the base in 4 bits (QLoRA)", ("adapter.kind=qlora",), plan.target)
-        found += _fitting(plan, [quantised], many=1)
-    return tuple(found + _fitting(plan, _other_machines(plan), many=MOST_MACHINES))
+        yield from _fitting(plan, [quantised])
+    yield from islice(_fitting(plan, _other_machines(plan)), MOST_MACHINES)
 
 
-def _fitting(plan: Planned, candidates: Iterable[Candidate], many: int) -> list[Suggestion]:
-    """The first ``many`` that fit, as they are or with the smallest work of a GPU."""
-    found: list[Suggestion] = []
+def _fitting(plan: Planned, candidates: Iterable[Candidate]) -> Iterator[Suggestion]:
+    """Those that fit, as they are or with the smallest work of a GPU."""
+    standing = standing_bytes(plan.setup)
     for sentence, changes, target in candidates:
+        quantised = "adapter.kind=qlora" in changes
+        if not quantised and standing / target.gpus + CONTEXT > target.memory:
+            continue  # not even the weights would fit: nothing to trace
         for overrides in (changes, (*changes, *SMALL)):
             tried = _tried(plan, overrides, target)
             if tried is not None and tried.fits:
-                found.append(_suggestion(sentence, overrides, tried))
+                yield _suggestion(sentence, overrides, tried)
                 break
-        if len(found) == many:
-            break
-    return found
 
 
 def _less(plan: Planned) -> Iterator[Candidate]:
     """On the same machines, less at a time."""
     target, setup = plan.target, plan.setup
+    if standing_bytes(setup) / setup.gpus + CONTEXT > target.memory:
+        return  # however little is done
     if not setup.checkpointing:
         yield "compute activations again", ("train.activation_checkpointing=true",), target
     smaller = largest(setup, target.memory)
@@ -101,9 +111,7 @@ def _less(plan: Planned) -> Iterator[Candidate]:
 
 
 def _more_nodes(target: Target, machine: Machine) -> Iterator[Candidate]:
-    """Of those that packtrain can connect: the fewest that fit are the ones to say."""
-    if machine.fabric not in ("tcp", "tcpxo"):
-        return
+    """The fewest that fit are the ones to say."""
     nodes = target.nodes * 2
     while nodes <= MOST_NODES:
         changes = (f"cluster.nodes={nodes}", "train.parallel=fsdp")
