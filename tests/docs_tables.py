@@ -10,6 +10,7 @@ from setup_tables import setup_tables
 
 from packtrain.errors import ALL
 from packtrain.kube.doctor.rules import ALL as DOCTOR_RULES
+from packtrain.kube.fabrics import fabric_of
 from packtrain.plan.machines import GIB, machines, price_per_hour
 from packtrain.runfile import schema
 from packtrain.runfile.document import dump_yaml
@@ -63,13 +64,12 @@ def _machines() -> str:
         "| machine | GPUs | vCPUs | GiB | local SSDs | several nodes | USD/h on demand | USD/h Spot |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    several = {"tcp": "plain network", "tcpxo": "GPUDirect-TCPXO", "tcpx": "no", "rdma": "no"}
     for each in machines().values():
         prices = [price_per_hour(each, capacity).usd for capacity in ("on-demand", "spot")]
         cells = [
             *(f"`{each.name}`", f"{each.gpus} × {each.gpu_name}", str(each.vcpus), f"{each.memory // GIB:,}"),
             f"{each.local_ssds}{'' if each.bundled_ssds else ' (chosen)'}",
-            several[each.fabric],
+            fabric.name if (fabric := fabric_of(each)) else "plain network",
             *("unknown" if usd is None else f"{usd:,.2f}" for usd in prices),
         ]
         lines.append(f"| {' | '.join(cells)} |")

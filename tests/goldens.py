@@ -42,6 +42,8 @@ def goldens() -> dict[str, str]:
         "one-node-small": render(launch(machine="g2-standard-12", capacity="on-demand")),
         "one-node-queued": render(queued),
         "two-nodes": render(launch(nodes=2, max_cost="500 USD")),
+        "two-nodes-tcpx": render(launch(nodes=2, machine="a3-highgpu-8g")),
+        "two-nodes-rdma": render(launch(nodes=2, machine="a3-ultragpu-8g")),
         "preflight": render_preflight(launch())[1:],
         "serve": render_serve(serving),
     }

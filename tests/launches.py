@@ -50,9 +50,7 @@ def _launch_at(cluster: tuple[tuple[str, Any], ...]) -> Launch:
 
 def nodes_of(machine: Machine) -> tuple[int, ...]:
     """How many nodes of a machine a run may have, by example."""
-    if machine.tcpxo:
-        return (1, 2, 16)
-    return (1, 2) if machine.fabric == "tcp" else (1,)
+    return (1, 2, 16) if machine.tcpxo else (1, 2)
 
 
 def every_cluster() -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from doctor_cases import files, gcloud, jobs, pods, queues, security, tcpxo
+from doctor_cases import fabrics, files, gcloud, jobs, pods, queues, security, tcpxo
 from doctor_cases.kit import Case
 
 ALL: tuple[Case, ...] = (
@@ -10,6 +10,7 @@ ALL: tuple[Case, ...] = (
     *pods.CASES,
     *jobs.CASES,
     *tcpxo.CASES,
+    *fabrics.CASES,
     *security.CASES,
     *queues.CASES,
     *gcloud.CASES,

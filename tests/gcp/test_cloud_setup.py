@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,12 @@ from packtrain.gcp.site import site_of
 
 CLASSICAL = Options(True, True, True, has_token=True)
 TWO_NODES: dict[str, Any] = {"nodes": 2, "capacity": "flex-start", "location": "us-central1-a"}
+ULTRA: dict[str, Any] = {
+    "nodes": 2,
+    "machine": "a3-ultragpu-8g",
+    "capacity": "reservation",
+    "reservation": "r",
+}
 ACCOUNT = "kube serviceaccount llama3-finetuner-ksa in training"
 
 
@@ -71,6 +78,7 @@ def test_what_is_printed_is_what_runs_word_by_word(
         ("setup-direct", EVERYTHING, {}),
         ("setup-via-service-account", CLASSICAL, {"machine": "g2-standard-8"}),
         ("setup-two-nodes", EVERYTHING, TWO_NODES),
+        ("setup-two-nodes-rdma", replace(EVERYTHING, zone="us-central1-b"), ULTRA),
     ],
 )
 def test_the_commands_are_those_that_were_reviewed(

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -279,11 +279,13 @@ def test_gcloud_that_is_not_logged_in(tmp_path: Path) -> None:
     assert raised.value.exit_code == 77
 
 
-def test_every_command_of_two_nodes_is_understood_by_gcloud(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("machine", "cards"), [("a3-megagpu-8g", 8), ("a4-highgpu-8g", 9)])
+def test_every_command_of_two_nodes_is_understood_by_gcloud(machine: str, cards: int, tmp_path: Path) -> None:
     """Flags that no other test here gives to the real program: one of each kind."""
-    of = site_of(config(nodes=2, capacity="queued"))
-    wanted = [command for step in steps(of, EVERYTHING) for command in step.make]
-    assert "trainer-gpu-8" in setup_script(of, steps(of, EVERYTHING))
+    of = site_of(config(nodes=2, capacity="queued", machine=machine))
+    options = replace(EVERYTHING, zone="us-central1-b")
+    wanted = [command for step in steps(of, options) for command in step.make]
+    assert ("trainer-gpu-8" if cards == 8 else "trainer-rdma-7") in setup_script(of, steps(of, options))
     with serve_google_cloud() as cloud:
         runner = Programs(cloud.environment(tmp_path))
         cloud.clusters["projects/my-project/locations/us-central1/clusters/trainer"] = a_cluster(
@@ -292,11 +294,16 @@ def test_every_command_of_two_nodes_is_understood_by_gcloud(tmp_path: Path) -> N
         kinds: dict[tuple[str, ...], Command] = {}
         for command in wanted:
             if command.argv[0] == "gcloud" and {"compute", "node-pools"} & set(command.argv):
-                kinds.setdefault(command.argv[:4], command)
+                profile = any(word.startswith("--network-profile=") for word in command.argv)
+                kinds.setdefault((*command.argv[:4], str(profile)), command)
         for command in kinds.values():
             checked(runner, command)
         pool = cloud.clusters["projects/my-project/locations/us-central1/clusters/trainer"]["nodePools"][0]
-    assert len(pool["networkConfig"]["additionalNodeNetworkConfigs"]) == 8
+    assert len(pool["networkConfig"]["additionalNodeNetworkConfigs"]) == cards
     assert pool["queuedProvisioning"] == {"enabled": True}
     assert pool["config"]["flexStart"] is True
-    assert len(cloud.networks) == 3
+    profiles = [each["networkProfile"] for each in cloud.networks.values() if "networkProfile" in each]
+    assert len(cloud.networks) == (3 if cards == 8 else 4)
+    assert [each.rpartition("/")[2] for each in profiles] == (
+        [] if cards == 8 else ["us-central1-b-vpc-roce"]
+    )

@@ -13,6 +13,7 @@ from launches import RUN_ID, cluster_id, config_of, every_cluster, launch_of
 
 from packtrain.errors import BY_EXIT_CODE
 from packtrain.kube import pins
+from packtrain.kube.fabrics import fabric_between
 from packtrain.kube.launch import Launch
 from packtrain.kube.manifests import render, to_yaml
 from packtrain.kube.names import TOKEN_SECRET
@@ -87,13 +88,15 @@ def test_one_node_is_a_job_and_several_are_a_jobset(cluster: Manifest) -> None:
 
 
 @everywhere
-def test_tcpxo_is_on_several_nodes_that_have_it_and_nowhere_else(cluster: Manifest) -> None:
+def test_a_fabric_is_on_several_nodes_that_have_it_and_nowhere_else(cluster: Manifest) -> None:
     launch = launch_of(**cluster)
-    pod = pod_of(workload_of(launch))
-    wanted = cluster["nodes"] > 1 and launch.machine.tcpxo
-    text = json.dumps(pod)
-    assert ("tcpxo" in text, "networking.gke.io" in text, "hostPath" in text) == (wanted, wanted, wanted)
-    assert ("FASTRAK" in text, '"privileged"' in text) == (wanted, False)
+    fabric = launch.machine.fabric if cluster["nodes"] > 1 else "tcp"
+    text = json.dumps(pod_of(workload_of(launch)))
+    assert ("networking.gke.io" in text, "hostPath" in text) == (fabric != "tcp", fabric != "tcp")
+    assert ("tcpxo" in text, "FASTRAK" in text) == (fabric == "tcpxo", fabric == "tcpxo")
+    assert ("tcpx-daemon" in text, "NCCL_GPUDIRECTTCPX_" in text) == (fabric == "tcpx", fabric == "tcpx")
+    assert ("gib" in text, "rdma-7" in text) == (fabric == "rdma", fabric == "rdma")
+    assert '"privileged"' not in text
 
 
 @everywhere
@@ -109,8 +112,11 @@ def test_one_node_keeps_the_restricted_standard(cluster: Manifest) -> None:
         assert key not in spec
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert capabilities(container) == {"drop": ["ALL"]}
-    if not (cluster["nodes"] > 1 and launch.machine.tcpxo):
+    fabric = fabric_between(launch.machine, cluster["nodes"])
+    # To lock memory that a network card reads and writes.
+    locks = fabric is not None and not launch.machine.tcpxo
+    assert capabilities(container) == {"drop": ["ALL"]} | ({"add": ["IPC_LOCK"]} if locks else {})
+    if fabric is None:
         assert "runAsUser" not in container["securityContext"]
         assert "initContainers" not in spec
         assert {kind for volume in spec["volumes"] for kind in volume if kind != "name"} == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -168,3 +169,21 @@ def test_a_label_that_is_not_there_is_empty(tmp_path: Path) -> None:
     nobody = Identity("a-pod", "ml", UID, {}, {})
     process = make_process(template_of(manifests), nobody, resources_of(manifests), CHANGES, tmp_path, {})
     assert process.environment["PACKTRAIN_OWNER"] == ""
+
+
+@pytest.mark.parametrize("name", ["a3-highgpu-8g", "a3-megagpu-8g", "a3-ultragpu-8g"])
+def test_the_command_of_several_nodes_starts_with_every_fabric(name: str, tmp_path: Path) -> None:
+    """Its shell finds NCCL's settings where the node has them, and becomes the command."""
+    jobset = render(launch_of(nodes=2, machine=name))[1]
+    template = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]
+    config_maps = {
+        each["metadata"]["name"]: each["data"] for each in render(launch_of(nodes=2, machine=name))[:1]
+    }
+    identity = Identity("pod", "default", "uid", {}, {})
+    made = make_process(template, identity, Resources(config_maps, {}), Changes({}, 1), tmp_path, {})
+    at = made.argv.index("python")
+    ended = subprocess.run(
+        [*made.argv[:at], "python", "-c", "print('started')"],
+        env=dict(made.environment), capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout) == (0, "started\n"), ended.stderr

@@ -177,8 +177,9 @@ def test_a_run_file_that_no_cluster_takes_is_refused_before_anything_is_made() -
     said: list[str] = []
     with pytest.raises(ConfigError, match=r"output\.uri: is needed"):
         rehearse(config_of(output={"uri": "/somewhere"}), say=said.append)
-    with pytest.raises(ConfigError, match="2 nodes of a3-ultragpu-8g are not supported"):
-        rehearse(config_of(cluster={"machine": "a3-ultragpu-8g"}), nodes=2, say=said.append)
+    with pytest.raises(ConfigError, match="host_network: is only for several a3-megagpu-8g"):
+        cluster = {"machine": "a3-ultragpu-8g", "host_network": True}
+        rehearse(config_of(cluster=cluster), nodes=2, say=said.append)
     with pytest.raises(UsageError, match="g2-standard-4 has 1 GPUs"):
         rehearse(config_of(cluster={"machine": "g2-standard-4"}), ranks=2, say=said.append)
     assert said == []

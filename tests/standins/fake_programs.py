@@ -232,12 +232,12 @@ def _selected(fake: FakePrograms, kinds: str, namespace: str, selector: str) -> 
         ]
         return all((labels.get(key) == value) == (sign == "=") for key, sign, value in parts)
 
-    names = tuple(f"kube {kind.removesuffix('s')} " for kind in kinds.split(","))
+    names = tuple(f"kube {kind.partition('.')[0].removesuffix('s')} " for kind in kinds.split(","))
     return [
         each
         for key, each in fake.state.items()
         if key.startswith(names)
-        and key.endswith(f" in {namespace}")
+        and (key.endswith(f" in {namespace}") if namespace else " in " not in key)
         and fits(each["metadata"].get("labels", {}))
     ]
 

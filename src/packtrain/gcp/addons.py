@@ -1,4 +1,4 @@
-"""The steps that only look: JobSet, Kueue and GPUDirect-TCPXO's helpers, which are the user's to install."""
+"""The steps that only look: JobSet, Kueue and GPUDirect's helpers, which are the user's to install."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def addon_steps(site: Site) -> list[Step]:
     """Those that this run needs."""
     wanted = ["jobset"] if site.nodes > 1 else []
     wanted += ["kueue"] if site.queue else []
-    wanted += ["tcpxo-installer", "device-injector"] if site.gpu_networks else []
+    wanted += site.fabric.addons if site.fabric else ()
     table = tomllib.loads(resources.files("packtrain.gcp").joinpath("addons.toml").read_text())
     return [_step(site, key, table[key]) for key in wanted]
 

@@ -114,7 +114,7 @@ def _rights(test: Tester, site: Site, options: Options, runner: Runner) -> Findi
     parts += ["identity"] if options.via_service_account else []
     parts += ["create-cluster"] if options.create_cluster else []
     parts += ["create-pool"] if options.create_pool else []
-    parts += ["networks"] if site.gpu_networks and options.create_pool else []
+    parts += ["networks"] if site.fabric and options.create_pool else []
     lacking = missing(site, runner, parts, test)
     title = "your rights on the project"
     if not lacking:

@@ -8,7 +8,7 @@ from typing import Any
 from packtrain.gcp.ask import ask, checked
 from packtrain.gcp.commands import MAKING, Command, Runner
 from packtrain.gcp.looks import describe, list_pools
-from packtrain.gcp.networks import network_name, subnetwork_name
+from packtrain.gcp.networks import subnetwork_name, vpc_name
 from packtrain.gcp.site import Site
 from packtrain.gcp.steps import LABEL, Seen, Step, remove_if_ours
 
@@ -18,7 +18,7 @@ METADATA = "GKE_METADATA"
 
 
 def cluster_step(site: Site, *, create: bool, zone: str | None) -> Step:
-    multi = ("--enable-multi-networking",) if site.gpu_networks else ()
+    multi = ("--enable-multi-networking",) if site.fabric else ()
     zones = (f"--node-locations={zone}",) if zone and zone != site.location else ()
     make = Command(
         (
@@ -66,7 +66,7 @@ def look_at_cluster(site: Site, found: dict[str, Any]) -> Seen:
         wanted = f"--workload-pool={site.workload_pool}"
         said = f"has the workload pool {pool}" if pool else "has no Workload Identity"
         return Seen("differs", said, f"switch it on: {update} {wanted}", True, ours)
-    if site.gpu_networks and not (
+    if site.fabric and not (
         network.get("enableMultiNetworking") and network.get("datapathProvider") == "ADVANCED_DATAPATH"
     ):
         return Seen(
@@ -161,8 +161,8 @@ def difference(site: Site, pool: dict[str, Any]) -> str | None:
     if site.pool_by_name and pool["name"] != site.pool:
         return f"is not {site.pool}, which the pods ask for by name"
     networks = (pool.get("networkConfig") or {}).get("additionalNodeNetworkConfigs") or []
-    if site.gpu_networks and len(networks) != site.gpu_networks:
-        return f"has {len(networks)} networks for GPUs, not {site.gpu_networks}"
+    if site.fabric and len(networks) != len(site.fabric.cards):
+        return f"has {len(networks)} networks for GPUs, not {len(site.fabric.cards)}"
     return None
 
 
@@ -211,9 +211,9 @@ def pool_flags(site: Site, zone: str | None) -> tuple[str, ...]:
         *scale,
         *kinds[site.capacity],
         *(
-            f"--additional-node-network=network={network_name(site, card)},"
+            f"--additional-node-network=network={vpc_name(site, card.vpc)},"
             f"subnetwork={subnetwork_name(site, card)}"
-            for card in range(1, site.gpu_networks + 1)
+            for card in (site.fabric.cards if site.fabric else ())
         ),
         f"--labels={LABEL}",
     )

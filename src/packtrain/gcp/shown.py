@@ -14,7 +14,7 @@ from packtrain.gcp.commands import Command, script
 from packtrain.gcp.destroy import Undoing
 from packtrain.gcp.inside import TOKEN
 from packtrain.gcp.looks import ask_build_account
-from packtrain.gcp.site import BUILD_ACCOUNT, PROJECT_NUMBER, Site
+from packtrain.gcp.site import BUILD_ACCOUNT, PROJECT_NUMBER, ZONE, Site
 from packtrain.gcp.steps import Step
 
 WORDS = {
@@ -74,6 +74,8 @@ def setup_script(site: Site, steps: Sequence[Step]) -> str:
     made = [step for step in steps if step.make]
     if any(TOKEN in command.values for step in made for command in step.make):
         lines.append(f"# {TOKEN}: set it from a file or a password manager, so that no history has it")
+    if any(ZONE in command.values for step in made for command in step.make):
+        lines.append(f"# {ZONE}: set it to the zone of the nodes, or name it with --zone")
     for number, step in enumerate(made, start=1):
         lines += ["", f"# {number}. {step.title}: {step.reason}", *_build_account(site, step.make, lines)]
         if step.make[0].argv[0] == "kubectl" and kubeconfig(site) != str(site.kubeconfig):

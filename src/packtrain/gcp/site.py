@@ -8,6 +8,7 @@ from pathlib import Path
 
 from packtrain.config import ClusterConfig, RunConfig
 from packtrain.errors import ConfigError
+from packtrain.kube.fabrics import Fabric, fabric_between
 from packtrain.kube.names import node_pool
 from packtrain.plan.machines import Capacity, Machine, machine
 from packtrain.storage.cache import cache_folder
@@ -20,6 +21,8 @@ READER_ROLE = "roles/storage.objectViewer"
 PROJECT_NUMBER = "PROJECT_NUMBER"
 #: The same for the account with which Cloud Build builds in the project.
 BUILD_ACCOUNT = "BUILD_ACCOUNT"
+#: The same for the nodes' zone, where the run file and the options name none: the user's to fill in.
+ZONE = "ZONE"
 
 _SHAPES = {
     # https://cloud.google.com/resource-manager/docs/creating-managing-projects (older ones: domain:id)
@@ -118,9 +121,9 @@ class Site:
         return (f"--location={self.location}", self.in_project)
 
     @property
-    def gpu_networks(self) -> int:
-        """Networks of the GPUs' own cards: only several nodes use them."""
-        return self.machine.gpu_nics if self.nodes > 1 and self.machine.tcpxo else 0
+    def fabric(self) -> Fabric | None:
+        """What connects the GPUs of several nodes, where that takes networks of their own."""
+        return fabric_between(self.machine, self.nodes)
 
     @property
     def kubeconfig(self) -> Path:

@@ -12,11 +12,6 @@ from packtrain.config import ClusterConfig, RunConfig
 from packtrain.errors import ConfigError
 from packtrain.plan.machines import Machine, machine, price_per_hour
 
-_FABRICS = {
-    "tcpx": "GPUDirect-TCPX",
-    "rdma": "RDMA over its own network cards",
-}
-
 
 def check_for_cluster(config: RunConfig) -> None:
     """Raises :class:`ConfigError` with a sentence for each thing that does not fit."""
@@ -68,7 +63,7 @@ def _capacity(cluster: ClusterConfig, known: Machine) -> Iterator[str]:
             f"cluster.reservation: {cluster.reservation} is not used with cluster.capacity: "
             f"{cluster.capacity}; set capacity: reservation, or remove it"
         )
-    if cluster.max_cost is not None and price_per_hour(known, cluster.capacity).usd is None:
+    if cluster.max_cost is not None and price_per_hour(known, cluster.capacity, cluster.location).usd is None:
         yield (
             f"cluster.max_cost: cannot be kept: packtrain has no list price of {known.name} with capacity "
             f"{cluster.capacity}; remove it, and watch the cost yourself"
@@ -77,11 +72,6 @@ def _capacity(cluster: ClusterConfig, known: Machine) -> Iterator[str]:
 
 def _several(config: RunConfig, known: Machine) -> Iterator[str]:
     cluster = config.cluster
-    if known.fabric in _FABRICS:
-        yield (
-            f"cluster.nodes: {cluster.nodes} nodes of {known.name} are not supported: its GPUs talk through "
-            f"{_FABRICS[known.fabric]}, which packtrain does not set up; use one node, or a3-megagpu-8g"
-        )
     if cluster.host_network and not known.tcpxo:
         yield "cluster.host_network: is only for several a3-megagpu-8g; remove it"
     if config.name[0].isdigit():

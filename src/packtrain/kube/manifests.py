@@ -23,12 +23,16 @@ from packtrain.kube.names import (
     labels,
 )
 from packtrain.kube.pod import of_several, trainer
+from packtrain.kube.rdma import with_rdma
 from packtrain.kube.spec import Manifest, Pod
+from packtrain.kube.tcpx import with_tcpx
 from packtrain.kube.tcpxo import with_tcpxo
 
 QUEUE_NAME = "kueue.x-k8s.io/queue-name"
 MAX_EXEC_TIME = "kueue.x-k8s.io/max-exec-time-seconds"
 MAX_RUN_DURATION = "provreq.kueue.x-k8s.io/maxRunDurationSeconds"
+#: What the pods of several nodes need besides, by what connects their GPUs.
+_FABRICS = {"tcpxo": with_tcpxo, "tcpx": with_tcpx, "rdma": with_rdma}
 
 
 def render(launch: Launch) -> list[Manifest]:
@@ -41,8 +45,8 @@ def render(launch: Launch) -> list[Manifest]:
     if launch.config.cluster.nodes == 1:
         return [run_file(launch), job(launch, pod)]
     pod = of_several(pod, launch)
-    if launch.machine.tcpxo:
-        pod = with_tcpxo(pod, launch.machine)
+    if launch.machine.fabric in _FABRICS:
+        pod = _FABRICS[launch.machine.fabric](pod, launch.machine)
     return [run_file(launch), jobset(launch, pod)]
 
 

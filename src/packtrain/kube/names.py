@@ -22,6 +22,7 @@ OUTPUT_URI = "packtrain.dev/output-uri"
 TRAINER = "trainer"
 PREFLIGHT = "preflight"
 TCPXO_DAEMON = "tcpxo-daemon"
+TCPX_DAEMON = "tcpx-daemon"
 REPLICATED_JOB = "node"
 MASTER_PORT = 29500
 
@@ -66,8 +67,3 @@ def first_node(name: str) -> str:
 def node_pool(machine: str, capacity: str) -> str:
     """The pool that setup makes where the run file names none: at most 40 characters, as GKE wants."""
     return f"packtrain-{machine}-{capacity}"
-
-
-def networks(count: int) -> tuple[str, ...]:
-    """The Network objects for the GPUs' own network cards, in the order of eth1, eth2, …"""
-    return tuple(f"vpc{index}" for index in range(1, count + 1))

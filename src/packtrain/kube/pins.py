@@ -31,6 +31,11 @@ def tcpxo() -> Tcpxo:
     )
 
 
+def tcpx_daemon() -> str:
+    """The image of GPUDirect-TCPX's receive daemon."""
+    return str(_pins()["tcpx"]["daemon"])
+
+
 def vllm_image() -> str:
     return str(_pins()["vllm"]["image"])
 

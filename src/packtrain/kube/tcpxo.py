@@ -7,25 +7,19 @@ two folders of the node. Source: container-engine-accelerators, gpudirect-tcpxo 
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
-import yaml
-
-from packtrain.kube import pins
-from packtrain.kube.names import TCPXO_DAEMON, networks
+from packtrain.kube import fabrics, gpudirect, pins
+from packtrain.kube.gpudirect import LIBRARIES
+from packtrain.kube.names import TCPXO_DAEMON
 from packtrain.kube.pod import resources
 from packtrain.kube.resources import of_machine
 from packtrain.kube.spec import Container, Mount, Pod, Security, Variable, host_path
 from packtrain.plan.machines import GIB, Machine
 
-LIBRARIES = "/usr/local/nvidia/lib64"
 APERTURE_DEVICES = "/dev/aperture_devices"
 HEALTH_FILE = "/run/health-check"
 CAPABILITIES = ("NET_ADMIN", "NET_BIND_SERVICE")
-DEVICES_ANNOTATION = f"devices.gke.io/container.{TCPXO_DAEMON}"
-INTERFACES_ANNOTATION = "networking.gke.io/interfaces"
-DEFAULT_INTERFACE_ANNOTATION = "networking.gke.io/default-interface"
 
 _CPUS = 4
 _MEMORY_GIB = 8
@@ -38,7 +32,6 @@ _WITH_PROFILE = ("/bin/sh", "-c", '. "$NCCL_LIB_DIR/nccl-env-profile.sh" && exec
 def with_tcpxo(pod: Pod, machine: Machine) -> Pod:
     """A pass, after :func:`packtrain.kube.pod.of_several`."""
     main = pod.containers[0]
-    nvidia = Mount("nvidia", "/usr/local/nvidia", read_only=True)
     env = (
         Variable("NCCL_LIB_DIR", LIBRARIES),
         Variable("LD_LIBRARY_PATH", LIBRARIES),
@@ -47,7 +40,7 @@ def with_tcpxo(pod: Pod, machine: Machine) -> Pod:
     pod = pod.main(
         command=(*_WITH_PROFILE, *main.command),
         env=(*main.env, *env),
-        mounts=(*main.mounts, nvidia, Mount("aperture-devices", APERTURE_DEVICES)),
+        mounts=(*main.mounts, gpudirect.NVIDIA_MOUNT, Mount("aperture-devices", APERTURE_DEVICES)),
         security=replace(main.security, root=True),
     )
     pod = replace(
@@ -56,7 +49,7 @@ def with_tcpxo(pod: Pod, machine: Machine) -> Pod:
         annotations={**pod.annotations, **pod_annotations(machine, pod.host_network)},
         volumes=(
             *pod.volumes,
-            host_path("nvidia", "/home/kubernetes/bin/nvidia"),
+            gpudirect.NVIDIA,
             host_path("sys", "/sys"),
             host_path("proc-sys", "/proc/sys"),
             host_path("aperture-devices", APERTURE_DEVICES),
@@ -76,7 +69,7 @@ def daemon() -> Container:
         env=(Variable("LD_LIBRARY_PATH", LIBRARIES), Variable("HEALTH_CHECK_LOG_FILE", HEALTH_FILE)),
         requests={"cpu": str(_CPUS), "memory": f"{_MEMORY_GIB}Gi"},
         mounts=(
-            Mount("nvidia", "/usr/local/nvidia", read_only=True),
+            gpudirect.NVIDIA_MOUNT,
             Mount("sys", "/hostsysfs"),
             Mount("proc-sys", "/hostprocsysfs"),
         ),
@@ -93,12 +86,5 @@ def daemon() -> Container:
 
 def pod_annotations(machine: Machine, host_network: bool) -> dict[str, str]:
     """The devices of the daemon, and eth0 with one network for each of the GPUs' network cards."""
-    gpus = [f"/dev/nvidia{index}" for index in range(machine.gpus)]
-    devices = [*gpus, "/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/dmabuf_import_helper"]
-    found = {DEVICES_ANNOTATION: yaml.safe_dump([{"path": path} for path in devices])}
-    if host_network:
-        return found
-    names = ["default", *networks(machine.gpu_nics)]
-    interfaces = [{"interfaceName": f"eth{index}", "network": name} for index, name in enumerate(names)]
-    lines = ",\n".join(f"  {json.dumps(each)}" for each in interfaces)
-    return found | {DEFAULT_INTERFACE_ANNOTATION: "eth0", INTERFACES_ANNOTATION: f"[\n{lines}\n]\n"}
+    found = gpudirect.devices(TCPXO_DAEMON, machine.gpus, ["/dev/dmabuf_import_helper"])
+    return found if host_network else found | gpudirect.interfaces(fabrics.TCPXO)

@@ -12,6 +12,7 @@ TCPXO_RELEASES = (
 )
 TCPXO_ISSUE = f"{_GITHUB}/GoogleCloudPlatform/container-engine-accelerators/issues/580"
 TCPXO_BANDWIDTH = f"{_GITHUB}/skypilot-org/skypilot/issues/3592"
+FABRICS = f"{_GITHUB}/GoogleCloudPlatform/container-engine-accelerators"
 MULTI_NETWORK = f"{_GKE}/how-to/setup-multinetwork-support-for-pods"
 GPUS = f"{_GKE}/how-to/gpus"
 GPU_MACHINES = "https://cloud.google.com/compute/docs/accelerator-optimized-machines"

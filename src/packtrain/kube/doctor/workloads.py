@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from packtrain.kube.doctor.documents import Document
 from packtrain.kube.doctor.tree import Node, Path
+from packtrain.kube.fabrics import Fabric, fabric_between
 from packtrain.plan.machines import Machine, machines
 
 GPU = "nvidia.com/gpu"
@@ -230,6 +231,18 @@ class Pod:
             return machines()[named.text]
         fitting = [each for each in machines().values() if each.accelerator == self.accelerator]
         return fitting[0] if len(fitting) == 1 else None
+
+    @property
+    def fabric(self) -> Fabric | None:
+        """What connects the GPUs of its nodes, where there are several and they use whole machines."""
+        named = self.selected(INSTANCE_TYPE)
+        fitting = [
+            each
+            for each in machines().values()
+            if each.gpus == self.gpus
+            and (each.name == named.text if named is not None else each.accelerator == self.accelerator)
+        ]
+        return fabric_between(fitting[0], self.nodes or 1) if len(fitting) == 1 else None
 
     @property
     def shared_memory(self) -> Node | None:

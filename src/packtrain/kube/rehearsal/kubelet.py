@@ -197,8 +197,9 @@ def _volume(volume: Mapping[str, Any], resources: Resources, folder: Path) -> Pa
             (folder / key).write_text(content, encoding="utf-8")
     if "hostPath" in volume:
         # What GKE has on the node for NCCL: its settings, which no rehearsal can need.
-        (folder / "lib64").mkdir()
-        (folder / "lib64" / "nccl-env-profile.sh").touch()
+        for settings in ("lib64/nccl-env-profile.sh", "scripts/set_nccl_env.sh"):
+            (folder / settings).parent.mkdir()
+            (folder / settings).touch()
     return folder
 
 

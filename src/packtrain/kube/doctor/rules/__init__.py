@@ -7,6 +7,7 @@ from typing import Any
 from packtrain.kube.doctor.rule import Rule
 from packtrain.kube.doctor.rules import (
     clusters,
+    fabrics,
     failure,
     files,
     networks,
@@ -29,6 +30,7 @@ ALL: tuple[Rule[Any], ...] = (
     *failure.RULES,
     *scripts.RULES,
     *tcpxo.RULES,
+    *fabrics.RULES,
     *networks.RULES,
     *secrets.RULES,
     *security.RULES,

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from packtrain.kube.doctor import sources
 from packtrain.kube.doctor.gcloud import NodePool
 from packtrain.kube.doctor.rule import Problem, rule
+from packtrain.kube.fabrics import TCPXO, fabric_of
 
 
 @rule(
@@ -47,22 +48,23 @@ def workload_metadata(pool: NodePool) -> Iterator[Problem]:
     NodePool,
     "PT903",
     "error",
-    "Not the eight networks of a3-megagpu-8g",
+    "Not the networks of the machine's GPU cards",
     source=sources.TCPXO_ISSUE,
-    fix="Make the pool with exactly eight --additional-node-network; with none if no job has several nodes.",
+    fix="Make the pool with one --additional-node-network for each card (a3-highgpu-8g four, a3-megagpu-8g "
+    "eight; with RDMA a second gVNIC and eight); with none if no job has several nodes.",
 )
-def eight_networks(pool: NodePool) -> Iterator[Problem]:
+def networks_of_cards(pool: NodePool) -> Iterator[Problem]:
     machine = pool.machine
-    if machine is None or not machine.tcpxo:
+    fabric = fabric_of(machine) if machine is not None else None
+    if machine is None or fabric is None:
         return
-    found = [entry["network"].text for entry in pool.networks]
-    if found and len(found) != machine.gpu_nics:
-        more = ": with a ninth, the receive daemon sees 7 of 8 GPUs" if len(found) > machine.gpu_nics else ""
-        yield (
-            pool.networks,
-            f"{len(found)} additional networks, and {machine.name} has {machine.gpu_nics} cards{more}",
-        )
-    elif len(set(found)) < len(found):
+    found = [(entry["network"].text, entry["subnetwork"].text) for entry in pool.networks]
+    wanted = len(fabric.cards)
+    if found and len(found) != wanted:
+        ninth = fabric is TCPXO and len(found) > wanted
+        more = ": with a ninth, the receive daemon sees 7 of 8 GPUs" if ninth else ""
+        yield pool.networks, f"{len(found)} additional networks, and {machine.name} has {wanted} cards{more}"
+    elif len(set(found if fabric.zonal else [network for network, _ in found])) < len(found):
         yield pool.networks, "two of the additional networks are the same"
 
 
@@ -189,7 +191,7 @@ def status(pool: NodePool) -> Iterator[Problem]:
 RULES = (
     gvnic,
     workload_metadata,
-    eight_networks,
+    networks_of_cards,
     local_ssds,
     driver,
     accelerator,

@@ -77,10 +77,12 @@ def api_token(pod: Pod) -> Iterator[Problem]:
     "info",
     "A container that may run as root",
     source=sources.POD_SECURITY,
-    fix="Set runAsNonRoot: true and a runAsUser; GPUDirect-TCPXO's containers are the exception.",
+    fix="Set runAsNonRoot: true and a runAsUser; GPUDirect on several nodes is the exception.",
 )
 def root(pod: Pod) -> Iterator[Problem]:
     if pod.document.kind not in ("Job", "JobSet", "Pod") or not pod.gpus or pod.daemon is not None:
+        return
+    if pod.fabric is not None:  # the network cards' devices are root's
         return
     general = pod.spec.at("securityContext", "runAsNonRoot")
     for container in pod.workers:
