@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from packed import gradients
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from packtrain.errors import DivergedError
 from packtrain.train.checkpoint import TrainingState
@@ -156,3 +157,23 @@ def test_a_save_that_could_not_begin_is_asked_for_again(make_trainer: MakeTraine
     hooks.save = busy_at_first
     run_loop(make_trainer(), TrainingState(), ALL_STEPS, hooks)
     assert asked == [(2, False), (3, False), (5, False), (6, True)]
+
+
+class Reads(TorchDispatchMode):
+    """Counts where the host reads a number out of a tensor, for which it waits on a GPU."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_within_a_step_no_number_is_waited_for(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(micro_batch=1)
+    with Reads() as reads:
+        result = trainer.step(1, lambda: False)
+        assert reads.count == 0
+        # It would have been seen: this is how the loss was read before.
+        float(torch.tensor(result.loss) + 0.0)
+        assert reads.count == 1

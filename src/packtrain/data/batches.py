@@ -117,11 +117,11 @@ class MicroBatch:
     """Tokens of the longest document."""
 
     def to(self, device: torch.device) -> MicroBatch:
-        """The same with its tensors on ``device``."""
+        """The same with its tensors on ``device``; the host does not wait until they are there."""
         if device.type == "cpu":
             return self
         moved = {
-            name: getattr(self, name).to(device, non_blocking=True)
+            name: getattr(self, name).pin_memory().to(device, non_blocking=True)
             for name in ("input_ids", "position_ids", "cu_seqlens", "target_positions", "targets")
         }
         return replace(self, **moved)

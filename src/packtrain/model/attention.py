@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedModel
 
 from packtrain.errors import ConfigError
 from packtrain.model.documents import Documents
@@ -153,12 +153,9 @@ def _attention(
     return out.transpose(1, 2), None
 
 
-def _no_mask(*_args: object, **_kwargs: object) -> None:
-    """The bounds say it all: no mask is ever built."""
-
-
+# No function for masks beside it: then transformers makes none, and does not look for bounds in the
+# position ids either, for which the host would wait on the GPU in every forward pass.
 AttentionInterface.register(NAME, _attention)
-AttentionMaskInterface.register(NAME, _no_mask)
 
 
 def use_document_attention(model: PreTrainedModel) -> None:

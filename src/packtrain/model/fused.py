@@ -68,7 +68,7 @@ def _is_known(layer: nn.Module) -> bool:
     norms = [norm, layer.post_attention_layernorm]
     norms += [module for name, module in attention.named_children() if name.endswith("norm")]
     return (
-        _attention_form(type(attention)) is not None
+        _attention_form(type(attention).forward) is not None
         and isinstance(mlp.act_fn, nn.SiLU | SiLUActivation)
         and all(_same(each, llama.LlamaRMSNorm) for each in norms)
         and len({each.variance_epsilon for each in norms}) == 1
@@ -85,9 +85,9 @@ def _mlp_linears(mlp: nn.Module) -> list[nn.Module]:
 
 
 @cache
-def _attention_form(kind: type[nn.Module]) -> str | None:
-    """Whose code an attention has; None where it is nobody's that is known."""
-    rotary = inspect.unwrap(kind.forward).__globals__.get("apply_rotary_pos_emb")
+def _attention_form(forward: Callable[..., Any]) -> str | None:
+    """Whose code an attention's forward is; None where it is nobody's that is known."""
+    rotary = inspect.unwrap(forward).__globals__.get("apply_rotary_pos_emb")
     if rotary is None or not _same_code(rotary, llama.apply_rotary_pos_emb):
         return None
     if not _same_code(inspect.unwrap(rotary).__globals__["rotate_half"], llama.rotate_half):
@@ -96,7 +96,7 @@ def _attention_form(kind: type[nn.Module]) -> str | None:
         # Only as many are imported as are looked at.
         module = importlib.import_module(f"transformers.models.{form}.modeling_{form}")
         (own,) = (kind for name, kind in vars(module).items() if name.lower() == f"{form}attention")
-        if _same_code(kind.forward, own.forward):
+        if _same_code(forward, own.forward):
             return form
     return None
 
@@ -117,7 +117,7 @@ def _same_code(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
 
 def _window(attention: Any) -> int | None:
     """How many tokens a token sees, as the module's own forward says it."""
-    form = _attention_form(type(attention))
+    form = _attention_form(type(attention).forward)
     if form == "llama":
         return None
     window: int | None = attention.config.sliding_window if form == "mistral" else attention.sliding_window
@@ -129,7 +129,8 @@ def _forward(
     hidden_states: Tensor,
     attention_mask: Tensor | None = None,
     past_key_values: Any = None,
-    position_embeddings: tuple[Tensor, Tensor] | None = None,
+    *,
+    position_embeddings: tuple[Tensor, Tensor],
     **kwargs: Any,
 ) -> Tensor:
     """A layer's forward: what the kernels do not do is done by the layer itself."""
@@ -145,14 +146,14 @@ def _forward(
             **kwargs,
         )
         return result
-    run = partial(_run, layer, position_embeddings=position_embeddings, **kwargs)
+    run: Callable[[Tensor], Tensor] = partial(_run, layer, position_embeddings, **kwargs)
     if layer.gradient_checkpointing and layer.training:
         run = partial(layer._gradient_checkpointing_func, run)
     return run(hidden_states)
 
 
 def _run(
-    layer: Any, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], **kwargs: Any
+    layer: Any, position_embeddings: tuple[Tensor, Tensor], hidden_states: Tensor, **kwargs: Any
 ) -> Tensor:
     attention, mlp = layer.self_attn, layer.mlp
     hidden = hidden_states[0]
@@ -187,10 +188,10 @@ def _run(
         *tensors_of(attention.o_proj),
     )
     linears = _mlp_linears(mlp)
-    hidden = GatedMlp.apply(
+    out: Tensor = GatedMlp.apply(
         Settings(eps, 0, tuple(map(update_of, linears))),
         hidden,
         layer.post_attention_layernorm.weight,
         *(tensor for linear in linears for tensor in tensors_of(linear)),
     )
-    return hidden.unsqueeze(0)
+    return out.unsqueeze(0)

@@ -65,7 +65,9 @@ def laid_out(bounds: list[int], shared: int) -> tuple[list[int], list[int], list
     ``whole`` [T]: the place of each token of the documents laid out whole; ``own`` [U]: where in that
     lie the tokens that were computed; and the bounds [N+1] of the whole documents.
     """
-    whole, own, ends = [], [], [0]
+    whole: list[int] = []
+    own: list[int] = []
+    ends = [0]
     for number, (start, end) in enumerate(itertools.pairwise(bounds)):
         before = list(range(shared)) if number else []
         own += range(len(whole) + len(before), len(whole) + len(before) + end - start)

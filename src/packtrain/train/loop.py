@@ -96,7 +96,9 @@ class Trainer:
         if not self.sharded:
             self.world.sum_gradients(self.adapter.parameters())
         norm = whole(torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.max_grad_norm))
-        mean, grad_norm = float(total) / supervised, float(norm)
+        # Once a step the host waits for the device: for both numbers together.
+        summed, grad_norm = torch.stack([total, norm.to(total)]).tolist()
+        mean = summed / supervised
         if not (math.isfinite(mean) and math.isfinite(grad_norm)):
             self.optimizer.zero_grad(set_to_none=True)
             raise DivergedError(
