@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,7 +86,7 @@ def test_layers_of_several_types_are_taken_whole_turns_at_a_time() -> None:
 
     gemma = Setup(model=model_text(GEMMA_3_1B), length=256)
     assert layer_turn(gemma) == 6
-    assert trace(gemma).layers_traced == (5, 11)
+    assert trace(gemma).layers_traced == (8, 14)
     assert layer_turn(small()) == 1
 
 
@@ -94,14 +95,13 @@ def test_shards_and_traffic_of_many_gpus(gpus: int) -> None:
     alone, sharded = trace(small(adapter=FULL)), trace(small(adapter=FULL, gpus=gpus, sharding="fsdp"))
     workspaces = alone.by_kind["workspaces"]
     shard = (alone.resident_bytes - workspaces) / gpus
-    assert sharded.resident_bytes - workspaces == pytest.approx(shard, rel=0.05, abs=300_000)
+    assert sharded.resident_bytes - workspaces == pytest.approx(shard, rel=0.05, abs=400_000)
     between = gpus > 8
     weights = alone.by_kind["weights"]
     assert moved(sharded, "all_gather")[between] == pytest.approx(weights, rel=0.2), (
         "bf16, forward and backward"
     )
     assert moved(sharded, "reduce_scatter")[between] == pytest.approx(weights, rel=0.05)
-    assert sharded.by_kind["all_gather"] > 0
 
 
 def test_within_nodes_and_between_them() -> None:
@@ -117,6 +117,17 @@ def test_within_nodes_and_between_them() -> None:
     (traffic,) = whole.communication
     assert (traffic.kind, traffic.ranks, traffic.every) == ("all_reduce", 64, "step")
     assert traffic.size == whole.by_kind["adapter"], "the adapter's gradients, in fp32"
+
+
+def test_scores_that_are_bent_are_kept_on_a_gpu_too() -> None:
+    shape = SMALL | {"model_type": "gemma2", "head_dim": 32, "query_pre_attn_scalar": 32}
+
+    def grows(softcap: float | None) -> float:
+        text = model_text(shape | {"attn_logit_softcapping": softcap})
+        short, long = (trace(Setup(model=text, length=length)) for length in (1024, 2048))
+        return (long.peak_bytes - long.resident_bytes) / (short.peak_bytes - short.resident_bytes)
+
+    assert grows(50.0) > 3.0 > 2.1 > grows(None)
 
 
 def test_what_is_kept_and_what_is_computed_again() -> None:
@@ -151,8 +162,8 @@ def test_the_largest_that_fits_fits_and_the_next_does_not(what: Any) -> None:
     found = largest(small(), limit, what)
     step = 64 if what == "length" else 1
     assert 0 < found < MOST[what]
-    assert trace(replace(small(), **{what: found})).reserved_bytes <= limit
-    assert trace(replace(small(), **{what: found + step})).reserved_bytes > limit
+    assert trace(small(**{what: found})).reserved_bytes <= limit
+    assert trace(small(**{what: found + step})).reserved_bytes > limit
     assert largest(small(), GIB // 2, what) == 0
 
 
@@ -264,11 +275,10 @@ def test_an_unknown_word_is_refused() -> None:
         setup_of(run_config(), LLAMA_3_8B, gpus=2, sharding=wrong)
 
 
-def test_a_process_that_trains_with_others_traces_in_one_of_its_own() -> None:
+def test_a_process_that_trains_with_others_traces_in_one_of_its_own(tmp_path: Path) -> None:
     import torch.distributed as dist
 
-    store = dist.HashStore()
-    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         apart = trace(small(gpus=2, sharding="fsdp", micro_batch=5))
         assert dist.get_world_size() == 1

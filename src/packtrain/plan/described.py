@@ -9,6 +9,7 @@ Shapes: B sequences of L tokens, T = B·L, H query heads, K key/value heads, D h
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,7 +17,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+
+from packtrain.model.attention import documents_softcapped
 
 #: By kind. (transformers looks for a package where a name has "flash" in it.)
 NAMES = {"flash": "packtrain_planned", "sdpa": "packtrain_planned_each", "eager": "packtrain_planned_scores"}
@@ -35,11 +39,14 @@ class _Flash(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...]) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], window: int | None
+    ) -> Tensor:
         tokens, heads, size = query.shape
         out, log_sum = torch.empty_like(query), query.new_empty(heads, tokens, dtype=torch.float32)
         ctx.save_for_backward(query, key, value, out, log_sum)
-        ctx.flops = 4.0 * heads * size * sum(length * length for length in lengths)
+        seen = sum(length * min(length, window or length) for length in lengths)
+        ctx.flops = 4.0 * heads * size * seen
         _count(ctx.flops)
         return out
 
@@ -53,7 +60,7 @@ class _Flash(torch.autograd.Function):
         if query.shape[1] != key.shape[1]:
             work += [torch.empty_like(query), torch.empty_like(query)]
         _count(2.5 * ctx.flops)
-        return *made, None
+        return *made, None, None
 
 
 def _count(flops: float) -> None:
@@ -65,16 +72,29 @@ def _documents(lengths: tuple[int, ...], together: bool) -> Any:
     """An attention function for transformers; ``together``: one call for all documents."""
 
     def attention(
-        _module: nn.Module, query: Tensor, key: Tensor, value: Tensor, _mask: object, **_: Any
+        _module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        _mask: object,
+        *,
+        sliding_window: int | None = None,
+        softcap: float | None = None,
+        **_: Any,
     ) -> tuple[Tensor, None]:
+        if softcap is not None:  # no kernel has this: a GPU does what a CPU does
+            with unset_fake_temporarily():
+                bounds = torch.tensor([0, *itertools.accumulate(lengths)])
+            out = documents_softcapped(query, key, value, bounds, 1.0, sliding_window, softcap)
+            return out.transpose(1, 2), None
         shape = query.transpose(1, 2).shape
         flat = [
             part.transpose(1, 2).reshape(-1, part.shape[1], part.shape[3]) for part in (query, key, value)
         ]
         if together:
-            return _Flash.apply(*flat, lengths).view(shape), None
+            return _Flash.apply(*flat, lengths, sliding_window).view(shape), None
         parts = zip(*(part.split(lengths) for part in flat), strict=True)
-        outs = [_Flash.apply(*part, (length,)) for part, length in zip(parts, lengths, strict=True)]
+        outs = [_Flash.apply(*part, (len(part[0]),), sliding_window) for part in parts]
         return torch.cat(outs).view(shape), None
 
     return attention
