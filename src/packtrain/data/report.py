@@ -185,9 +185,15 @@ def _first_alike(digests: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """For each row [rows] the first one with its digest: itself, or one before it."""
     keys = np.ascontiguousarray(digests).view(np.uint64)
     order = np.lexsort((keys[:, 1], keys[:, 0]))  # stable: the first of those alike comes first
-    new = np.r_[True, (keys[order][1:] != keys[order][:-1]).any(axis=1)]
+    new = np.ones(len(keys), dtype=np.bool_)
+    new[1:] = False
+    for column in keys.T:  # one after another: of millions of rows each copy counts
+        in_order = column[order]
+        new[1:] |= in_order[1:] != in_order[:-1]
+    # The place, in that order, where the run of those alike begins.
+    begins = np.flatnonzero(new)
     first = np.empty(len(keys), dtype=np.int64)
-    first[order] = order[np.maximum.accumulate(np.where(new, np.arange(len(keys)), 0))]
+    first[order] = order[np.repeat(begins, np.diff(np.r_[begins, len(keys)]))]
     return first
 
 

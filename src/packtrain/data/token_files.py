@@ -106,11 +106,13 @@ class RowWriter:
         """Write what :func:`read_entry` reads beside the tokens."""
         assert self.folder is not None
         places = Places.joined(self._places)
-        joined = {name: np.concatenate(parts) for name, parts in self._arrays.items()}
+        self._places.clear()
+        self._arrays |= {"which": [places.which], "numbers": [places.numbers]}
         with storage_errors(self.folder):
             self._open.close()
-            for name, array in (joined | {"which": places.which, "numbers": places.numbers}).items():
-                np.save(self.folder / f"{name}.npy", array)
+            while self._arrays:  # let go of one by one
+                name, parts = self._arrays.popitem()
+                np.save(self.folder / f"{name}.npy", np.concatenate(parts))
             paths = sorted(self.folder.iterdir())
             meta = {
                 "format": layout,
