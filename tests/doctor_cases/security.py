@@ -36,6 +36,10 @@ def variable(name: str, value: str) -> Any:
     return job((ENV, {"name": name, "value": value}))
 
 
+def gated(model: str, *more: dict[str, Any]) -> Any:
+    return job(((*MAIN, "env"), [{"name": "MODEL", "value": model}, *more]))
+
+
 def daemon_set(**spec: Any) -> dict[str, Any]:
     pod = {"containers": [{"name": "a", "image": "a:1"}], **spec}
     return {
@@ -95,6 +99,22 @@ CASES = (
         "PT704",
         job(((*MAIN, "args"), ["--hf-token=$(HF_TOKEN)"])),
         job(((*MAIN, "args"), ["--batch-tokens=$(TOKENS)"])),
+    ),
+    Case("PT705", gated("meta-llama/Meta-Llama-3-8B"), gated("Qwen/Qwen2.5-7B")),
+    Case("PT705", gated("google/gemma-3-4b-it"), gated("/models/meta-llama/Llama-3.1-8B")),
+    Case(
+        "PT705",
+        gated("meta-llama/Meta-Llama-3-8B"),
+        gated("meta-llama/Meta-Llama-3-8B", {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {}}}),
+    ),
+    Case(
+        "PT705",
+        job(((*MAIN, "env"), DROP), ((*MAIN, "args"), ["--model=meta-llama/Llama-3.1-8B"])),
+        job(
+            ((*MAIN, "env"), DROP),
+            ((*MAIN, "envFrom"), [{"secretRef": {"name": "a"}}]),
+            ((*MAIN, "args"), ["--model=meta-llama/Llama-3.1-8B"]),
+        ),
     ),
     Case("PT711", job(((*POD, "hostNetwork"), True)), daemon_set(hostNetwork=True, serviceAccountName="a")),
     Case("PT712", job(PRIVILEGED), job(((*MAIN, "securityContext", "privileged"), False))),

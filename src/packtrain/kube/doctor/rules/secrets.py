@@ -36,6 +36,16 @@ _OPTION = re.compile(
     r"(--?(?:hf[-_])?(?:auth[-_])?(?:token|api[-_]key|password)|--hf[-_]token|HF_TOKEN|HUGGING_FACE_HUB_TOKEN)"
     r"(?:=|\s+)[\"']?(\$\(?\{?\w+)"
 )
+#: Families of the Hugging Face hub that are given to whoever has accepted their licence.
+_GATED = re.compile(r"(?<![\w./-])(?:meta-llama/[\w.-]+|google/gemma-[\w.-]+)")
+_TOKENS = {
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HUGGINGFACE_TOKEN",
+    "HUGGINGFACE_HUB_TOKEN",
+    "HF_TOKEN_PATH",
+}
+_TOKENS |= {"HF_API_TOKEN", "HF_HUB_OFFLINE"}
 
 
 def found_in(text: str) -> str:
@@ -128,9 +138,36 @@ def arguments(pod: Pod) -> Iterator[Problem]:
                     break
 
 
+@rule(
+    Pod,
+    "PT705",
+    "warning",
+    "A gated model, and no token",
+    source=sources.GATED_MODELS,
+    fix="Give HF_TOKEN by secretKeyRef, and try token and licence before GPUs are paid: packtrain submit "
+    "does so; in Python it is huggingface_hub.auth_check(MODEL).",
+)
+def gated(pod: Pod) -> Iterator[Problem]:
+    if not pod.gpus or any("secret" in each or "csi" in each for each in pod.spec["volumes"]):
+        return  # the token, or the model itself, may lie in a volume
+    for container in pod.workers:
+        names = {entry["name"].text for entry in container.node["env"]}
+        if names & _TOKENS or container.node["envFrom"].present:
+            continue
+        values = [entry["value"] for entry in container.node["env"]]
+        for word in (*_words(container.node), *values):
+            if model := _GATED.search(word.text):
+                yield (
+                    word,
+                    f"{model[0]} is gated, and container {container.name} has no Hugging Face token: that "
+                    "is found out on the GPU node",
+                )
+                break
+
+
 def _words(container: Node) -> Iterator[Node]:
     yield from container["command"]
     yield from container["args"]
 
 
-RULES = (secret, secret_object, environment, arguments)
+RULES = (secret, secret_object, environment, arguments, gated)
