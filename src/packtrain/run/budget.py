@@ -2,9 +2,9 @@
 
 Node 0's supervisor writes how long its attempt has had the nodes to an object of its own beside the
 run's checkpoints, every some seconds, so that a kill loses no more than these; all objects together
-are the run's cost. The time is counted from the start of the container: that a node boots and pulls
-the image before is not in it. The bucket being away ends nothing: this attempt's own time is counted
-on, and the rest is read when the bucket is back.
+are the run's cost. The time is counted from when the node was the pod's (``node_time.py``), with the
+image's pull and mostly the node's boot. The bucket being away ends nothing: this attempt's own time is
+counted on, and the rest is read when the bucket is back.
 """
 
 from __future__ import annotations
@@ -96,15 +96,16 @@ class Budget:
         limit: float,
         *,
         leads: bool,
+        before: float = 0.0,
         every: float = EVERY,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``limit`` in USD."""
+        """``limit`` in USD; ``before``: seconds for which this attempt has had the nodes already."""
         self.ledger, self.rate, self.limit, self.leads = ledger, rate, limit, leads
-        self._every, self._clock, self._begun = every, clock, clock()
+        self._every, self._clock, self._begun = every, clock, clock() - before
         now = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
         self._name = f"{ROOT}{now}-{uuid.uuid4().hex[:8]}.json"
-        self._started = timestamp()
+        self._started = timestamp(time.time() - before)
         self._others: float | None = None
         self._ended = threading.Event()
         self._mutex = threading.Lock()

@@ -19,6 +19,7 @@ from packtrain.run.event_mirror import EventMirror
 from packtrain.run.launch import Nodes
 from packtrain.run.log_mirror import LogMirror, Tee
 from packtrain.run.mirror import open_mirror
+from packtrain.run.node_time import paid_before
 from packtrain.run.outcome import RankOutcome
 from packtrain.run.pod import state_uri
 from packtrain.run.signals import Signals
@@ -137,4 +138,5 @@ def _budget(
         )
         return None
     rate = Rate(cluster.machine, cluster.capacity, cluster.nodes, usd)
-    return Budget(remote, rate, float(cluster.max_cost.partition(" ")[0]), leads=leads)
+    limit = float(cluster.max_cost.partition(" ")[0])
+    return Budget(remote, rate, limit, leads=leads, before=paid_before(environment))
