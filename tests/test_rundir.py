@@ -276,3 +276,13 @@ def test_the_end_of_a_killed_attempt_is_told_by_who_outlives_it(tmp_path: Path) 
     last = history(path)[-1]
     assert (last.kind, last.step, last.seq, last.fields["exit_code"]) == ("end", 1, 2, 70)
     assert len(history(path)) == 3
+
+
+def test_the_cause_is_told_after_its_echo(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    with EventWriter(path, 1) as writer:
+        writer.write("end", 4, exit_code=69, message="ended, because another rank did")
+    tell_end(path, 69, "rank 0 lost rank 1")
+    assert len(history(path)) == 1
+    tell_end(path, 70, "rank 1 died of SIGSEGV")
+    assert [event.fields["exit_code"] for event in history(path)] == [69, 70]

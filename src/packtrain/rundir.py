@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from packtrain.errors import BY_EXIT_CODE, ConfigError, PreemptedError, StorageError
+from packtrain.errors import BY_EXIT_CODE, ConfigError, PreemptedError, StorageError, UnavailableError
 
 EVENTS_VERSION = 1
 Kind = Literal["start", "step", "eval", "checkpoint", "preempted", "published", "end", "warning", "plan"]
@@ -316,12 +316,16 @@ def segment_name(first: Event) -> str:
 def tell_end(path: Path, exit_code: int, message: str) -> None:
     """Write the ``end`` of the newest attempt, unless it has told of its end itself.
 
-    For who outlives a process that was killed, and knows why.
+    For who outlives a process that was killed, and knows why. That a peer was lost is no cause: it is told
+    what became of that one.
     """
     events = history(path)
-    if not events or events[-1].kind == "end":
+    if not events:
         return
     last = events[-1]
+    echo = last.fields.get("exit_code") == UnavailableError.exit_code != exit_code
+    if last.kind == "end" and not echo:
+        return
     if last.kind == "preempted" and BY_EXIT_CODE.get(exit_code) is PreemptedError:
         return
     with EventWriter(path, last.attempt) as writer:

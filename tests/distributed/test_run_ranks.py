@@ -99,7 +99,9 @@ def test_a_rank_dies_and_the_same_command_goes_on(
     assert code == (75 if number == signal.SIGTERM else 70), err
     if number == signal.SIGKILL:
         assert "SIGKILL" in err and "rank 1" in err
-        assert job.all_events()[-1].kind == "end" and job.all_events()[-1].fields["exit_code"] in (69, 70)
+        last = job.all_events()[-1]
+        assert (last.kind, last.fields["exit_code"]) == ("end", 70)
+        assert last.fields["message"] == "rank 1 died of SIGKILL"
     code, err = ended(start(job, "--processes", "2"))
     assert code == 0, err
     assert job.story("start")[-1].fields["resumed_from"] >= 5
