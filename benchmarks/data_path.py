@@ -1,6 +1,6 @@
 """The way to tokens: CPU seconds of packtrain and of TRL's preparation, packing, and the memory it takes.
 
-    python benchmarks/data.py --base FOLDER --rows dolly.jsonl.gz [--gigabytes 2] [--peers-venv DIR]
+    python benchmarks/data_path.py --base FOLDER --rows dolly.jsonl.gz [--gigabytes 2] [--peers-venv DIR]
 
 Each part runs in a process of its own, with one thread.
 """
@@ -122,7 +122,7 @@ def part(python: Path, arguments: list[str], cache: Path) -> dict[str, Any]:
         "HF_HOME": str(cache / "huggingface"),
         "HF_HUB_OFFLINE": "1",
     }
-    command = [str(python), str(HERE / "data.py"), *arguments]
+    command = [str(python), str(HERE / "data_path.py"), *arguments]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if ended.returncode != 0:
         raise SystemExit(f"{arguments[:2]} failed:\n{ended.stderr[-2000:]}")
