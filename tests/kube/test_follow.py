@@ -296,6 +296,19 @@ def test_a_pod_whose_node_went_is_replaced(reason: str) -> None:
     assert reason in state.detail
 
 
+def test_a_node_that_does_not_answer_is_told_until_it_is_back() -> None:
+    unready = [{"type": "Ready", "status": "False"}]
+    told = (event("NodeNotReady", "Node is not ready"),)
+    state = look(Observation(job(), (running(conditions=unready),), told))
+    assert (state.phase, state.stuck) == ("stopping", False)
+    assert "the node n1 does not answer; if it stays so, the pod is replaced" in state.detail
+    ready = [{"type": "Ready", "status": "True"}]
+    back = Observation(job(), (running(conditions=ready),), told, lines=("step 3/9",))
+    assert look(back).phase == "training"
+    starting = Observation(job(), (running(conditions=unready),), (), lines=("loading x",))
+    assert look(starting).phase == "loading", "a pod that has just begun is not ready either"
+
+
 def test_a_failure_that_counts_is_tried_again() -> None:
     state = look(Observation(job(), (ended(69),)))
     assert state.phase == "replaced"

@@ -119,6 +119,8 @@ def _of_pod(pod: Pod, events: list[Object], lines: tuple[str, ...]) -> State:
     if not pod.running:
         waiting = pod.waiting or Reason("ContainerCreating")
         return _waits(*reasons.starting(pod, waiting, events))
+    if not pod.ready and reasons.node_is_silent(pod, events):
+        return State("stopping", f"the node {pod.node} does not answer; if it stays so, the pod is replaced")
     phase, line = printed(lines)
     return State(phase, line or f"the container runs on {pod.node}")
 

@@ -68,6 +68,8 @@ class Pod:
     restarts: int
     disrupted: Reason | None
     """Evicted, preempted, or its node went."""
+    ready: bool
+    """A trainer has no probe: one that runs and is not ready is on a node that does not answer."""
 
     @property
     def over(self) -> bool:
@@ -100,6 +102,7 @@ def read_pod(pod: Object) -> Pod:
         before=_ended((own.get("lastState") or {}).get("terminated")),
         restarts=int(own.get("restartCount") or 0),
         disrupted=_reason(target) if target.get("status") == "True" else _lost(status),
+        ready=conditions.get("Ready", {}).get("status") != "False",
     )
 
 

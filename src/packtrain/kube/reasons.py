@@ -175,6 +175,11 @@ def starting(pod: Pod, waiting: Reason, events: list[Object]) -> tuple[str, Why]
     return "starting", Why(f"the container is being made on {pod.node}")
 
 
+def node_is_silent(pod: Pod, events: list[Object]) -> bool:
+    """Whether the cluster has said that a pod's node does not answer any more."""
+    return any(each["reason"] == "NodeNotReady" for each in _about(pod.uid, events))
+
+
 def creating(job: Object, events: list[Object]) -> Why:
     """Why a job has no pods."""
     refused = [
