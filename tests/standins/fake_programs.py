@@ -1,7 +1,7 @@
 """gcloud and kubectl as a runner that answers at once, from a state in memory, for the tests of steps.
 
-Its answers have the shape of the real programs' (gcloud 528, kubectl 1.32): tests/gcp/test_real_gcloud.py
-holds the same plan against both.
+Its answers have the shape of the real programs' (gcloud 528, kubectl 1.27 to 1.33): test_real_gcloud.py and
+test_setup_kubectl.py hold the same steps against both.
 """
 
 from __future__ import annotations
