@@ -90,7 +90,7 @@ def test_layers_of_several_types_are_taken_whole_turns_at_a_time() -> None:
     assert layer_turn(small()) == 1
 
 
-@pytest.mark.parametrize("gpus", [2, 8, 64, 1024])
+@pytest.mark.parametrize("gpus", [2, 8, 64, pytest.param(1024, marks=pytest.mark.slow)])
 def test_shards_and_traffic_of_many_gpus(gpus: int) -> None:
     alone, sharded = trace(small(adapter=FULL)), trace(small(adapter=FULL, gpus=gpus, sharding="fsdp"))
     workspaces = alone.by_kind["workspaces"]
@@ -120,14 +120,15 @@ def test_within_nodes_and_between_them() -> None:
 
 
 def test_scores_that_are_bent_are_kept_on_a_gpu_too() -> None:
-    shape = SMALL | {"model_type": "gemma2", "head_dim": 32, "query_pre_attn_scalar": 32}
+    shape = SMALL | {"model_type": "gemma2", "head_dim": 32, "num_hidden_layers": 2}
 
     def grows(softcap: float | None) -> float:
         text = model_text(shape | {"attn_logit_softcapping": softcap})
         short, long = (trace(Setup(model=text, length=length)) for length in (1024, 2048))
         return (long.peak_bytes - long.resident_bytes) / (short.peak_bytes - short.resident_bytes)
 
-    assert grows(50.0) > 3.0 > 2.1 > grows(None)
+    assert grows(50.0) > 3.0
+    assert grows(None) < 2.1
 
 
 def test_what_is_kept_and_what_is_computed_again() -> None:

@@ -49,7 +49,6 @@ def on_cpu(config: Any, **changes: Any) -> Setup:
         ("llama", {}, {}),
         ("llama", {"vocab_size": 32768, "tie_word_embeddings": True}, {"supervised": 1.0}),
         ("llama", {}, {"checkpointing": True}),
-        ("llama", {"num_hidden_layers": 3}, {"documents": 1}),
         ("llama", {}, {"adapter": AdapterSetup(rank=64, dropout=0.1, targets=("q_proj", "v_proj"))}),
         ("llama", {}, {"adapter": FULL}),
         ("llama", {}, {"adapter": FULL, "checkpointing": True}),
@@ -58,7 +57,6 @@ def on_cpu(config: Any, **changes: Any) -> Setup:
         ("gemma2", SOFT, {}),
         ("gemma3_text", SOFT | {"num_hidden_layers": 14}, {"checkpointing": True}),
         ("phi3", {}, {}),
-        ("smollm3", {}, {"micro_batch": 1}),
     ],
 )
 def test_a_step_takes_what_was_traced(kind: str, shape: dict[str, Any], changes: dict[str, Any]) -> None:

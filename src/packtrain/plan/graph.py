@@ -7,6 +7,7 @@ Everything is what a run does with the same calls (:mod:`packtrain.run.spread`,
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -57,6 +58,8 @@ def observe(setup: Setup, layers: int) -> Observed:
     """Trace a step of ``setup``'s model cut to ``layers`` layers. Errors: :class:`ConfigError`."""
     with ExitStack() as stack:
         stack.enter_context(quiet_transformers())
+        # What libraries say to who trains is not for who plans.
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
         stack.enter_context(_process_group(setup.gpus))
         world = World(
             size=setup.gpus,
