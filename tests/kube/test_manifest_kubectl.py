@@ -60,6 +60,8 @@ def jobs() -> dict[str, dict[str, Any]]:
         "tcp": job_inside(render(launch_of(nodes=2, machine="a2-highgpu-8g"))[1]),
         "tcpxo": job_inside(render(launch_of(nodes=2))[1]),
         "tcpxo on the host's network": job_inside(render(launch_of(nodes=2, host_network=True))[1]),
+        "tcpx": job_inside(render(launch_of(nodes=2, machine="a3-highgpu-8g"))[1]),
+        "rdma": job_inside(render(launch_of(nodes=2, machine="a4-highgpu-8g"))[1]),
         "preflight": render_preflight(launch_of())[1],
         "serve": render_serve(serving)[0],
     }
@@ -70,7 +72,7 @@ def jobs() -> dict[str, dict[str, Any]]:
 def test_kubectl_knows_all_of_our_pods(version: str, tmp_path: Path) -> None:
     program = need_kubectl(version)
     for name, manifest in jobs().items():
-        if version == "1.27" and name.startswith("tcpxo"):
+        if version == "1.27" and name.startswith("tcpx"):
             continue  # native sidecars came with 1.28
         back = read_by(program, manifest, ["set", "env", "PACKTRAIN_TRIED=1"], tmp_path)
         assert without_defaults(_untried(back)) == without_defaults(manifest), name
