@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -145,10 +144,18 @@ def test_submitted_twice_it_is_followed(site: Site) -> None:
     run = site.run_file()
     assert site.packtrain("submit", run, "--detach").code == 0
     uid = site.api.get("Job", "train")["metadata"]["uid"]
-    threading.Timer(0.3, go.set).start()
-    ended = site.packtrain("submit", run)
-    assert ended.code == 0, ended.err
-    assert "is in the cluster already: it is followed" in ended.err
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if "is in the cluster already: it is followed" in line:
+            go.set()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("packtrain.cli.submit.note", say)
+        ended = site.packtrain("submit", run)
+    assert ended.code == 0, said
+    assert go.is_set()
     assert site.api.get("Job", "train")["metadata"]["uid"] == uid
 
 
@@ -399,7 +406,7 @@ def test_a_run_that_is_not_seen_any_more_is_said_to_go_on(
 def test_a_job_that_is_deleted_by_somebody_is_told(site: Site) -> None:
     def story(cluster: Cluster, job: Object) -> None:
         start(cluster, job)
-        time.sleep(0.1)
+        wait_until(lambda: ("GET", "/api/v1/namespaces/default/events") in cluster.api.requests)
         cluster.api.delete("Job", "train")
 
     site.play(story)
@@ -512,6 +519,31 @@ def test_two_that_submit_at_once_have_one_run(site: Site) -> None:
     assert ended == [0, 0]
     (job,) = site.api.find("Job")
     assert run_id_of(job) == site.run_id()
+
+
+def test_ctrl_c_before_the_run_has_begun_leaves_what_the_same_command_ends(site: Site) -> None:
+    def story(cluster: Cluster, job: Object) -> None:
+        cluster.pod(job).unschedulable("0/3 nodes are available: 3 Insufficient cpu.")
+        waits.set()
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith("preflight: queued") and waits.is_set():
+            raise KeyboardInterrupt
+
+    said: list[str] = []
+    waits = threading.Event()
+    site.api.play("*-preflight", story)
+    run = site.run_file()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("packtrain.cli.submit.note", say)
+        assert site.packtrain("submit", run).code == 130
+    assert "Stopped before the run was seen to begin; the same command goes on" in said[-1]
+    assert site.api.names("Job") == ["train-preflight"]
+    site.api.stories.clear()
+    site.play(train_well(site))
+    assert site.packtrain("submit", run).code == 0
+    assert site.api.names("Job") == ["train"]
 
 
 @pytest.mark.slow

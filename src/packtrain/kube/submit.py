@@ -114,7 +114,11 @@ def submit(config: RunConfig, options: Options, world: World) -> Submitted:
         if job is not None:
             config, known, job = _found(cluster, job, config, known, options, world)
         if job is None:
-            job = _begin(cluster, config, known, options, world)
+            try:
+                job = _begin(cluster, config, known, options, world)
+            except KeyboardInterrupt:
+                world.say("\nStopped before the run was seen to begin; the same command goes on from there.")
+                raise
         if options.detach:
             world.say(f"The {job['kind']} {config.name} is in the cluster; {COME_BACK}")
             return _submitted(config, run_id_of(job), None)
