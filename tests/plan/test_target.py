@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from packtrain.config import ClusterConfig
@@ -10,9 +12,10 @@ from packtrain.plan.options import PlanKeys
 from packtrain.plan.target import Target, target_of
 
 
-def told(cluster: ClusterConfig | None = None, **keys: object) -> tuple[str | None, int, int, int]:
+def told(cluster: ClusterConfig | None = None, **keys: Any) -> tuple[str | None, int, int, int]:
     found = target_of(cluster or ClusterConfig(), PlanKeys.model_validate(keys))
-    return found.machine and found.machine.name, found.nodes, found.gpus, found.gpus_per_node
+    name = found.machine.name if found.machine else None
+    return name, found.nodes, found.gpus, found.gpus_per_node
 
 
 def test_without_keys_it_is_the_run_files_cluster() -> None:
@@ -35,7 +38,7 @@ def test_without_keys_it_is_the_run_files_cluster() -> None:
         ({"gpu": "cpu"}, (None, 1, 1, 1)),
     ],
 )
-def test_keys_name_a_machine_a_gpu_or_this_machine(keys: dict[str, object], expected: object) -> None:
+def test_keys_name_a_machine_a_gpu_or_this_machine(keys: dict[str, Any], expected: object) -> None:
     assert told(**keys) == expected
 
 
