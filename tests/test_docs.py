@@ -29,8 +29,8 @@ from packtrain.config import RunConfig
 from packtrain.data.formats import FORMATS, detect_format, to_conversation
 from packtrain.data.rows import Row
 from packtrain.errors import BY_EXIT_CODE
-from packtrain.rundir import KINDS
 from packtrain.plan.options import split
+from packtrain.rundir import KINDS
 from packtrain.runfile.document import _Loader
 from packtrain.runfile.keys import FIELDS, SECTIONS
 

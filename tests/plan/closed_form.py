@@ -82,5 +82,5 @@ def use(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "largest", largest)
     for module in (auto, memory, plan):
         monkeypatch.setattr(module, "trace", trace)
-    for module in (memory, suggest, throughput):
+    for module in (auto, memory, suggest, throughput):
         monkeypatch.setattr(module, "standing_bytes", weights)

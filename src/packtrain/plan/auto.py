@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from packtrain.plan.memory import largest, trace
+from packtrain.plan.memory import CONTEXT, largest, standing_bytes, trace
 from packtrain.plan.setup import Setup
 
 
@@ -15,6 +15,13 @@ def micro_batch(setup: Setup, batch_tokens: int, memory: int) -> int:
     """
     part = max(1, -(-batch_tokens // (setup.length * setup.gpus)))
     usual = min(setup.micro_batch, part)
+    if setup.device == "cuda" and hopeless(standing_bytes(setup), setup.gpus, memory):
+        return 1
     if setup.device == "cpu" or trace(replace(setup, micro_batch=usual)).reserved_bytes <= memory:
         return usual
     return max(1, min(usual, largest(setup, memory)))
+
+
+def hopeless(standing: int, gpus: int, memory: int) -> bool:
+    """Whether not even a share of what stands has room, so that nothing need be traced."""
+    return standing / gpus + CONTEXT > memory

@@ -11,10 +11,11 @@ from pydantic import ValidationError
 
 from packtrain.config import RunConfig
 from packtrain.errors import ConfigError
+from packtrain.plan.auto import hopeless
 from packtrain.plan.cost import Cost
 from packtrain.plan.interval import Interval
 from packtrain.plan.machines import Machine, machines, price_per_hour
-from packtrain.plan.memory import CONTEXT, largest, standing_bytes
+from packtrain.plan.memory import largest, standing_bytes
 from packtrain.plan.options import PlanKeys
 from packtrain.plan.plan import Planned, planned
 from packtrain.plan.target import Target
@@ -80,19 +81,21 @@ def _fitting(plan: Planned, candidates: Iterable[Candidate]) -> Iterator[Suggest
     standing = standing_bytes(plan.setup)
     for sentence, changes, target in candidates:
         quantised = "adapter.kind=qlora" in changes
-        if not quantised and standing / target.gpus + CONTEXT > target.memory:
+        if not quantised and hopeless(standing, target.gpus, target.memory):
             continue  # not even the weights would fit: nothing to trace
         for overrides in (changes, (*changes, *SMALL)):
             tried = _tried(plan, overrides, target)
             if tried is not None and tried.fits:
                 yield _suggestion(sentence, overrides, tried)
                 break
+            if tried is None or (tried.setup.micro_batch == 1 and tried.setup.checkpointing):
+                break  # it was the smallest work already
 
 
 def _less(plan: Planned) -> Iterator[Candidate]:
     """On the same machines, less at a time."""
     target, setup = plan.target, plan.setup
-    if standing_bytes(setup) / setup.gpus + CONTEXT > target.memory:
+    if hopeless(standing_bytes(setup), setup.gpus, target.memory):
         return  # however little is done
     if not setup.checkpointing:
         yield "compute activations again", ("train.activation_checkpointing=true",), target
