@@ -72,7 +72,7 @@ def test_whatever_a_step_is_made_of(folder: Path, base: Base) -> None:
     model, parameters = build(folder, base)
     expected, grads = reference(model, parameters)
     loss = CausalLoss.of(model)
-    splits = [[(0, 1, 2, 3)], [(3, 1), (0,), (2,)]]
+    splits: list[list[tuple[int, ...]]] = [[(0, 1, 2, 3)], [(3, 1), (0,), (2,)]]
     for checkpointing in (False, True):
         if checkpointing:
             checkpoint_activations(model)
