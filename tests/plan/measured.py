@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,7 @@ def step_of(model: PreTrainedModel, setup: Setup) -> Measured:
     )
     trainer.step(1, lambda: False)
     resident = _bytes(model, trainer.optimizer)
+    gc.collect()  # what an earlier profile saw allocated would count against this one at its end
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
         trainer.step(2, lambda: False)
     return Measured(resident, resident + _most(seen))
