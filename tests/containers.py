@@ -52,7 +52,7 @@ class Store:
             "BUILDAH_ISOLATION": "chroot",
         }
 
-    def run(self, *words: str, timeout: float = 600, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(self, *words: str, timeout: float = 1800, check: bool = True) -> subprocess.CompletedProcess[str]:
         ended = subprocess.run(
             words,
             env=os.environ | self.environment,
@@ -72,8 +72,9 @@ class Store:
         return told
 
 
-def make_store(folder: Path, insecure: Sequence[str] = ()) -> Store:
-    """An empty store. ``insecure``: registries on loopback that speak plain HTTP."""
+def make_store(folder: Path, insecure: Sequence[str] = (), mounted: Sequence[str] = ()) -> Store:
+    """An empty store. ``insecure``: registries on loopback that speak plain HTTP. ``mounted``: in every
+    container, also of a build, as ``HOST:PATH:ro``."""
     folder.mkdir(parents=True)
     places = f'graphroot = "{folder}/graph"\nrunroot = "{folder}/run"\n'
     driver = "overlay" if _overlay_works(folder) else "vfs"
@@ -81,7 +82,8 @@ def make_store(folder: Path, insecure: Sequence[str] = ()) -> Store:
     engine = 'runtime = "runc"\ncgroup_manager = "cgroupfs"\nevents_logger = "none"\n'
     # What podman keeps outside of a store, and a reset removes: another test's container may be running.
     engine += f'tmp_dir = "{folder}/tmp"\nlock_type = "file"\n'
-    (folder / "containers.conf").write_text(f"[engine]\n{engine}")
+    volumes = f"[containers]\nvolumes = {json.dumps(list(mounted))}\n"
+    (folder / "containers.conf").write_text(f"{volumes}[engine]\n{engine}")
     listed = "".join(f'[[registry]]\nlocation = "{host}"\ninsecure = true\n' for host in insecure)
     (folder / "registries.conf").write_text(listed)
     return Store(folder)

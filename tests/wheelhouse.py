@@ -1,13 +1,16 @@
 """Wheels of what is installed here, and their lock file: so that an image is built without a network.
 
 The image's own lock is for CUDA: gigabytes. For the tests the trainer's libraries of this Python go into
-wheels again, with their true hashes, and pip installs them as it would the others.
+wheels again, with their true hashes, and pip installs them as it would the others. Of the largest, the wheel
+has all but the files: it says where in the image they are, in a folder that is mounted there.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import shutil
 import zipfile
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +21,11 @@ from packaging.utils import canonicalize_name
 
 #: Headers of libraries: large, and nothing that is imported.
 LEFT_OUT = re.compile(r"(?:^|/)__pycache__/|^(?:torch|pyarrow)/include/|^\.\.|^/")
+#: Most of all bytes and files; to pack, send, unpack, compile and commit them took minutes, and tests
+#: nothing of ours.
+LARGEST = ("pyarrow", "sympy", "torch", "transformers")
+#: Where the image has the files of these.
+MOUNTED = "/libraries"
 
 
 def closure(requirements: list[str]) -> dict[str, metadata.Distribution]:
@@ -52,11 +60,40 @@ def wheel_of(distribution: metadata.Distribution, folder: Path) -> Path:
     return path
 
 
-def make_wheelhouse(folder: Path) -> str:
-    """Fills ``folder`` with the wheels that the trainer needs; returns their lock file."""
+def wheel_of_mounted(distribution: metadata.Distribution, folder: Path, mounted: Path) -> Path:
+    """A wheel that leads to :data:`MOUNTED`; the files themselves go into ``mounted``, as links."""
+    for file in distribution.files or ():
+        source, target = Path(file.locate()), mounted / str(file)
+        compiled = "__pycache__/" in str(file)  # it would be compiled again in every container
+        if (
+            (LEFT_OUT.search(str(file)) and not compiled)
+            or ".dist-info/" in str(file)
+            or not source.is_file()
+        ):
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:  # another file system
+            shutil.copy2(source, target)
+    name = re.sub(r"[-.]+", "_", distribution.name)
+    about = f"{name}-{distribution.version}.dist-info"
+    path = folder / f"{name}-{distribution.version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as wheel:
+        wheel.writestr(f"{name}.pth", f"{MOUNTED}\n")
+        wheel.writestr(f"{about}/METADATA", distribution.read_text("METADATA") or "")
+        wheel.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{about}/RECORD", "")
+    return path
+
+
+def make_wheelhouse(folder: Path, mounted: Path) -> str:
+    """Fills ``folder`` with the wheels that the trainer needs, and ``mounted`` with the files of the largest;
+    returns the wheels' lock file."""
     lines = []
     for name, distribution in sorted(closure(wanted()).items()):
-        path = wheel_of(distribution, folder)
+        large = name in LARGEST
+        path = wheel_of_mounted(distribution, folder, mounted) if large else wheel_of(distribution, folder)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         lines.append(f"{name}=={distribution.version} --hash=sha256:{sha256}\n")

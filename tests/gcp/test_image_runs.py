@@ -20,7 +20,7 @@ import pytest
 from containers import BASE, RESTRICTED, Store, make_store, need_programs, serving
 from rootfs import make_rootfs
 from tiny import make_tiny_base
-from wheelhouse import make_wheelhouse
+from wheelhouse import MOUNTED, make_wheelhouse
 from whole_run import make_job
 
 from packtrain.config import RunConfig
@@ -30,7 +30,7 @@ from packtrain.gcp.image.content import LOCK, Context
 from packtrain.gcp.image.recipe import recipe
 from packtrain.rundir import parse_events
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "gke-llama3-dolly"
 IMAGE, LIKE_EXAMPLE = "localhost/packtrain-test/trainer:1", "localhost/packtrain-test/example:1"
 
@@ -38,8 +38,9 @@ IMAGE, LIKE_EXAMPLE = "localhost/packtrain-test/trainer:1", "localhost/packtrain
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
     need_programs()
-    folder = tmp_path_factory.mktemp("containers") / "store"
-    made = make_store(folder)
+    folder = tmp_path_factory.mktemp("containers")
+    (folder / "libraries").mkdir()
+    made = make_store(folder / "store", mounted=[f"{folder / 'libraries'}:{MOUNTED}:ro"])
     yield made
     made.run("podman", "system", "reset", "--force", check=False)
     shutil.rmtree(folder, ignore_errors=True)
@@ -50,7 +51,7 @@ def built(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Store:
     """The store with the image, built as ``packtrain image build --local`` builds it."""
     folder = tmp_path_factory.mktemp("build")
     (folder / "wheels").mkdir()
-    lock = make_wheelhouse(folder / "wheels")
+    lock = make_wheelhouse(folder / "wheels", store.folder.parent / "libraries")
     with serving(folder / "wheels") as url:
         _make_base(store, folder / "base", url)
         cluster = {"image": IMAGE}
@@ -151,13 +152,13 @@ def test_a_stop_ends_with_75_and_the_next_container_goes_on(built: Store, places
         text=True,
     )
     try:
-        end = time.monotonic() + 300
+        end = time.monotonic() + 1200
         while not (events.exists() and '"kind":"step"' in events.read_text().replace(" ", "")):
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < end, "it takes too long"
             time.sleep(0.05)
         built.run("podman", "kill", "--signal=TERM", "stopped")
-        _, said = process.communicate(timeout=300)
+        _, said = process.communicate(timeout=1200)
     finally:
         process.kill()
         process.wait()
@@ -200,7 +201,7 @@ def _base_with_libraries(built: Store, folder: Path) -> str:
     name = "libraries-1-py3-none-any.whl"
     about = "Metadata-Version: 2.1\nName: libraries\nVersion: 1\n"
     files = {
-        "libraries.pth": "/opt/packtrain/lib/python3.11/site-packages\n",
+        "libraries.pth": f"/opt/packtrain/lib/python3.11/site-packages\n{MOUNTED}\n",
         "libraries-1.dist-info/METADATA": about,
         "libraries-1.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "libraries-1.dist-info/RECORD": "",
