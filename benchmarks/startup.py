@@ -6,6 +6,7 @@ through ``/proc``. What they keep from an earlier start is not there at the firs
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -48,9 +49,8 @@ def first_steps(
         for turn, start in enumerate(("packtrain", "packtrain-again")):
             run_dir = folder / f"run-{turn}"
             command = [sys.executable, "-m", "packtrain.cli.main", "train", str(run_file)]
-            found[start] = _until(
-                [*command, "--run-dir", str(run_dir)], cached, folder, lambda at=run_dir: _has_step(at)
-            )
+            command += ["--run-dir", str(run_dir)]
+            found[start] = _until(command, cached, folder, functools.partial(_has_step, run_dir))
         mark = folder / "first-step"
         command = [str(peers), str(HERE / "peers.py"), "trl-packed", "--base", str(base), "--rows", str(rows)]
         command += ["--steps", "0", "--max-length", str(max_length), "--threads", threads]
