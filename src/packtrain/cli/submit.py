@@ -58,7 +58,7 @@ def submit(
     config = load(run, set_ or []).config
     limit = _seconds(wait_limit)
     if dry_run:
-        _show(config, output, plan=not no_plan)
+        _show(config, output)
         return
     if rehearse:
         from packtrain.kube.rehearse import rehearse as run_here
@@ -82,10 +82,9 @@ def _seconds(duration: str | None) -> float | None:
         raise UsageError(f"--wait-limit: {duration} is no duration, such as 90s, 30m or 2h") from None
 
 
-def _show(config: RunConfig, output: Path | None, *, plan: bool) -> None:
+def _show(config: RunConfig, output: Path | None) -> None:
     from packtrain.kube.cost import budget_sentence, price_sentence
     from packtrain.kube.manifests import render, to_yaml
-    from packtrain.kube.planning import plan_first
     from packtrain.kube.submit import dry_run
 
     launch = dry_run(config)
@@ -95,8 +94,7 @@ def _show(config: RunConfig, output: Path | None, *, plan: bool) -> None:
     _write(manifests, output)
     note(price_sentence(config))
     note(budget_sentence(config))
-    if plan:
-        plan_first(config, note)
+    note("Nothing was asked: `packtrain plan` says whether it fits, how long it takes and what it costs.")
     note("Nothing was made: submit pins the revisions and the image's digest.")
 
 
