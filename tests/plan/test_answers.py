@@ -122,7 +122,7 @@ def test_machines_are_ranked_by_what_fits_and_by_cost() -> None:
     flexible = [each.to_json() for each in options if each.capacity == "flex-start" and each.usd is not None]
     assert all(each["upper_bound"] for each in flexible)
     several = {each.to_json()["machine"] for each in options if each.plan.target.nodes > 1}
-    assert several == {"a3-megagpu-8g"}
+    assert several == {"a3-megagpu-8g", "a3-highgpu-8g", "a3-ultragpu-8g", "a4-highgpu-8g"}
 
 
 def test_scaling_says_where_more_gpus_stop_paying() -> None:

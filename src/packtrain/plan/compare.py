@@ -105,7 +105,7 @@ def _targets() -> Iterator[Target]:
         if kind in seen or machine.memory < machine.gpus * machine.gpu_memory:
             continue
         seen.add(kind)
-        for nodes in NODES if machine.tcpxo else NODES[:1]:
+        for nodes in NODES[:1] if machine.fabric == "tcp" else NODES:
             yield Target(machine, nodes * machine.gpus)
 
 
