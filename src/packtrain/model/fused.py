@@ -194,4 +194,4 @@ def _run(
         layer.post_attention_layernorm.weight,
         *(tensor for linear in linears for tensor in tensors_of(linear)),
     )
-    return out.unsqueeze(0)
+    return out

@@ -184,7 +184,10 @@ class Output(torch.autograd.Function):
 
 
 class GatedMlp(torch.autograd.Function):
-    """Norm, gate, up, SiLU(gate) · up (https://arxiv.org/abs/2002.05202), down, added to its input [T, C]."""
+    """Norm, gate, up, SiLU(gate) · up (https://arxiv.org/abs/2002.05202), down, added to its input.
+
+    From [T, C] to [1, T, C], as a model has it.
+    """
 
     @staticmethod
     def forward(
@@ -197,11 +200,11 @@ class GatedMlp(torch.autograd.Function):
         y, down_inner = linear(F.silu(gate).mul_(up), down_parts, settings.updates[2], onto=hidden)
         ctx.settings = settings
         ctx.save_for_backward(hidden, norm, inverse, gate, up, gate_inner, up_inner, down_inner, *tensors)
-        return y
+        return y.unsqueeze_(0)  # in place: FSDP's hooks want a layer's output to be no view
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
-        (grad,) = grads
+        grad = grads[0][0]
         hidden, norm, inverse, gate, up, gate_inner, up_inner, down_inner, *tensors = ctx.saved_tensors
         wanted = ctx.needs_input_grad
         gate_parts, up_parts, down_parts = _parts(tuple(tensors), 3)
