@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -22,6 +24,15 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_configure() -> None:
     """The modules of all tests stay: going through them as garbage takes half of the collection's time."""
     gc.disable()
+    hear_signals()
+
+
+def hear_signals() -> None:
+    """Who starts the tests in the background may have made them deaf, and what they start would be, too."""
+    if threading.current_thread() is threading.main_thread():
+        for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+            if signal.getsignal(number) == signal.SIG_IGN:
+                signal.signal(number, usual)
 
 
 def pytest_collection_finish() -> None:

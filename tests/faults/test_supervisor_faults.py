@@ -132,7 +132,8 @@ def test_docker_kill_leaves_nothing(tmp_path: Path) -> None:
 def test_pid_1_waits_for_orphans(tmp_path: Path) -> None:
     job = start(tmp_path, "orphans:2", before=NAMESPACE)
     job.wait_ready(1)
-    job.wait_for(lambda: len((tmp_path / "orphans").read_text().split()) == 2)
+    orphans = tmp_path / "orphans"
+    job.wait_for(lambda: orphans.exists() and len(orphans.read_text().split()) == 2)
     supervisor = in_namespace(job)
     children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
     assert len(children.read_text().split()) >= 2  # the launcher, and an orphan or two
