@@ -30,9 +30,10 @@ def pytest_configure() -> None:
 def hear_signals() -> None:
     """Who starts the tests in the background may have made them deaf, and what they start would be, too."""
     if threading.current_thread() is threading.main_thread():
-        for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
             if signal.getsignal(number) == signal.SIG_IGN:
-                signal.signal(number, usual)
+                interrupt = number == signal.SIGINT
+                signal.signal(number, signal.default_int_handler if interrupt else signal.SIG_DFL)
 
 
 def pytest_collection_finish() -> None:
