@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_machine import SMALL
 from tiny import make_tiny_base
 
 from packtrain.config import RunConfig
@@ -15,30 +16,6 @@ from packtrain.kube.launch import Launch
 from packtrain.kube.planning import plan_first
 from packtrain.kube.pod import environment
 from packtrain.plan.summary import Summary
-
-#: A machine whose GPU has room for the context and little more.
-SMALL = """
-[gpus.small]
-label = "small"
-name = "Small"
-memory_mib = {memory}
-bf16_tflops = 1.0
-bandwidth_gbytes = 10.0
-nvlink_gbytes = 0.0
-quota = "SMALL"
-[machines.small-1g]
-gpu = "small"
-gpus = 1
-vcpus = 4
-memory_gib = 16
-local_ssds = 1
-bundled_ssds = false
-network_gbits = 10
-nics = 0
-fabric = "tcp"
-[prices.machines.small-1g]
-spot = 36.0
-"""
 
 
 def config(base: Path, machines: Path, monkeypatch: pytest.MonkeyPatch, memory: int) -> RunConfig:

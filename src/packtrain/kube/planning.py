@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 from packtrain.config import RunConfig
 from packtrain.errors import GateError, PacktrainError
 from packtrain.kube.observe import Say
+from packtrain.plan.machines import GIB
 from packtrain.plan.options import PlanKeys
 from packtrain.plan.summary import Summary
 from packtrain.train.progress import duration
 
 if TYPE_CHECKING:
     from packtrain.plan.plan import Planned
-
-GIB = 1 << 30
 
 
 def plan_first(config: RunConfig, say: Say) -> Summary | None:

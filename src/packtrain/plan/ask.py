@@ -9,12 +9,11 @@ from packtrain.config import RunConfig
 from packtrain.errors import GateError
 from packtrain.plan import compare as beside
 from packtrain.plan.answer import Answer
+from packtrain.plan.machines import GIB
 from packtrain.plan.memory import largest
 from packtrain.plan.options import PlanKeys
 from packtrain.plan.plan import Planned, plan_run
 from packtrain.plan.suggest import Suggestion, suggestions
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from packtrain.plan.answer import Answer, calibrated_on, time_why
 from packtrain.plan.compare import PAYS, Option, Scaled, communication, stops_paying
 from packtrain.plan.interval import Interval
+from packtrain.plan.machines import GIB
 from packtrain.plan.plan import Planned
 from packtrain.plan.suggest import Suggestion
 from packtrain.train.progress import duration as spoken
 
-GIB = 1 << 30
 BAR = 32
 NAMES = {"logits_and_loss": "logits and loss", "all_gather": "all-gather"}
 

@@ -11,6 +11,7 @@ import torch
 
 from packtrain.config import RunConfig
 from packtrain.plan.auto import micro_batch
+from packtrain.plan.machines import GIB
 from packtrain.plan.memory import trace
 from packtrain.plan.setup import setup_of
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from packtrain.data.prepare import PreparedData
     from packtrain.model.parallel import World
     from packtrain.run.session import Session
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True)
