@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from packtrain.artifacts.locate import LocatedAdapter
+from packtrain.artifacts.locate import LocatedAdapter, base_config
 from packtrain.artifacts.receipt import Receipt
 from packtrain.config import ModelConfig
 from packtrain.errors import ConfigError
-from packtrain.evaluate.chat import base_config
 
 HUB = "meta-llama/Meta-Llama-3-8B"
 

@@ -68,6 +68,18 @@ def render(card: CardFacts) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
+def merged_card(name: str, base: str, revision: str | None, adapter: str, error: str) -> str:
+    """``README.md`` of a base with an adapter merged into it. ``error``: what the comparison found."""
+    on_hub = HUB_ID.fullmatch(base) is not None
+    front = ["---", *([f"base_model: {base}"] if on_hub else []), "library_name: transformers"]
+    front += ["pipeline_tag: text-generation", "tags:", "- packtrain", "---"]
+    at = f" at revision `{revision}`" if revision else ""
+    return (
+        "\n".join(front)
+        + f"\n\n# {name}\n\n`{base}`{at}, with the adapter {adapter} merged into its weights by packtrain.\n\n{error}\n"
+    )
+
+
 def _front(card: CardFacts) -> str:
     on_hub = HUB_ID.fullmatch(card.base_identity) is not None
     relation = "finetune" if card.full else "adapter"

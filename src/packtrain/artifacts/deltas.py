@@ -54,6 +54,8 @@ class Deltas:
     updates: dict[str, Update] = field(default_factory=dict)
     replaced: dict[str, str] = field(default_factory=dict)
     """``<module path>.weight`` or ``.bias`` -> the key of what stands in its place."""
+    copies: dict[str, str] = field(default_factory=dict)
+    """``<module path>.weight`` -> the key of a copy of the base's: peft saves one of a head with an update."""
     keeps_tied: bool = False
     """The head follows the embeddings that were trained."""
 
@@ -72,6 +74,8 @@ class Deltas:
             found = KEY.fullmatch(name)
             if found:
                 parts.setdefault(found["module"], {})[found["part"].removesuffix(".weight")] = key
+            elif ".base_layer." in name:
+                made.copies[name.replace(".base_layer.", ".")] = key
             elif _is_saved(name, config.get("modules_to_save")):
                 made.replaced[name] = key
             else:

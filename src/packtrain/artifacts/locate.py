@@ -1,4 +1,7 @@
-"""From what a user calls an adapter, or a model, to a folder with one: a folder, a run's, or ``gs://…``."""
+"""From what a user calls an adapter, or a model, to a folder with one, and to its base.
+
+A folder, a run's folder, a run file or ``gs://…``.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any
 from packtrain.artifacts.adapter_files import CONFIG, WEIGHTS
 from packtrain.artifacts.model_files import CONFIG as MODEL_CONFIG
 from packtrain.artifacts.receipt import RECEIPT, Receipt
+from packtrain.config import ModelConfig
 from packtrain.errors import ConfigError, PacktrainError
 from packtrain.model.folder import check_folder
 from packtrain.rundir import RunDir
@@ -34,6 +38,8 @@ def locate(adapter: str, download: Path) -> LocatedAdapter:
 
     Raises ConfigError, naming what is missing, for what is no adapter.
     """
+    if adapter.endswith((".yaml", ".yml")) and Path(adapter).expanduser().is_file():
+        adapter = _of_run_file(Path(adapter).expanduser())
     if adapter.startswith("gs://"):
         from packtrain.artifacts.fetch import fetch
         from packtrain.storage import open_storage
@@ -60,6 +66,46 @@ def locate(adapter: str, download: Path) -> LocatedAdapter:
         receipt=receipt,
         warnings=tuple(warnings),
     )
+
+
+def base_config(located: LocatedAdapter, base: str | None) -> ModelConfig:
+    """Where the adapter's base comes from: ``base`` if given, else what the adapter names.
+
+    A folder that is not on this machine gives way to the receipt's source, such as ``pypi:PACKAGE``.
+    Raises ConfigError where nothing is left.
+    """
+    if base is not None:
+        # The pinned revision is one of the named base, and says nothing about another source.
+        return ModelConfig(source=base, revision=located.revision if base == located.base else None)
+    if located.base is None:
+        raise ConfigError(
+            f"{located.folder}: nothing says what its base is",
+            hint="say where the base is: --base FOLDER, or --base HUB/ID",
+        )
+    named = Path(located.base)
+    if not named.is_absolute() or named.is_dir():
+        return ModelConfig(source=located.base, revision=located.revision)
+    receipt = located.receipt.base if located.receipt else {}
+    source, revision = receipt.get("source"), receipt.get("revision")
+    if isinstance(source, str) and not Path(source).is_absolute():
+        if source.startswith("pypi:") and "==" not in source and revision:
+            source = f"{source}=={revision}"
+        return ModelConfig(source=source)
+    raise ConfigError(
+        f"{located.folder}: its base, the folder {located.base}, is not on this machine",
+        hint="say where the base is: --base FOLDER, or --base HUB/ID",
+    )
+
+
+def _of_run_file(path: Path) -> str:
+    """The adapter of the run that a run file describes: in the run's folder here, else where it was published."""
+    from packtrain.runfile import load
+
+    config = load(path, data=False).config
+    run_dir = RunDir(Path("runs") / config.name)
+    if run_dir.adapter.is_dir() or config.output.uri is None:
+        return str(run_dir.path)
+    return config.output.uri
 
 
 def _folder(path: Path) -> Path:

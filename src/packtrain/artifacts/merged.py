@@ -96,6 +96,8 @@ class Merged:
                     f"in the base and {list(shape)} in the adapter"
                 )
             self._modules[name] = parameter
+        for parameter, key in self.deltas.copies.items():
+            self._check_copy(parameter, key)
 
     @property
     def changed(self) -> frozenset[str]:
@@ -143,6 +145,16 @@ class Merged:
                 hint="is it an adapter for another base? Or let peft merge it: PeftModel.merge_and_unload",
             )
         return name
+
+    def _check_copy(self, parameter: str, key: str) -> None:
+        source = self._source(self._name(parameter))
+        for first in range(0, self.base.tensors[source].shape[0], 4096):
+            ours, theirs = self.base.read(source, first, first + 4096), self.deltas.shards.read(key, first, first + 4096)
+            if not torch.equal(ours.float(), theirs.float()):
+                raise ConfigError(
+                    f"{self.deltas.folder}: was trained on a base whose {parameter} is another",
+                    hint="let peft merge it: PeftModel.merge_and_unload",
+                )
 
     def _untie(self) -> None:
         """A head that shares the embeddings' weights, one of which was trained alone, becomes its own."""

@@ -6,7 +6,7 @@ its files have. With an adapter, plain peft computes them: what is compared with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,15 @@ def skeleton(base: BaseFiles) -> PreTrainedModel:
                 empty = nn.Parameter(torch.zeros(()).expand(value.shape), requires_grad=False)
                 module._parameters[key] = made.setdefault(id(value), empty)
     return model.eval()
+
+
+def make_room(model: PreTrainedModel, parameters: Iterable[str]) -> None:
+    """Memory for these parameters of a skeleton: peft reads them from the adapter's file."""
+    for parameter in parameters:
+        path, _, key = parameter.rpartition(".")
+        module = model.get_submodule(path)
+        shape = module._parameters[key].shape  # type: ignore[union-attr]
+        module._parameters[key] = nn.Parameter(torch.zeros(shape), requires_grad=False)
 
 
 def layout(model: PreTrainedModel) -> Layout:

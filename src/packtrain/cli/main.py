@@ -33,6 +33,7 @@ VERBS = {
     "verify-resume": "Prove that a run which is stopped and resumed ends the same.",
     "data": "Show the training data as the model sees it.",
     "chat": "Talk with an adapter.",
+    "export": "Turn an adapter into what other programs take.",
     "fetch": "Bring an adapter back from a bucket and verify it.",
     "cloud setup": "Bring a project from nothing to ready for a run.",
     "cloud check": "Look whether a run can go: rights, quota, zones, versions.",

@@ -7,13 +7,12 @@ import functools
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from packtrain.artifacts.locate import LocatedAdapter
+from packtrain.artifacts.locate import LocatedAdapter, base_config
 from packtrain.artifacts.peft_model import open_with_peft
 from packtrain.config import ModelConfig
-from packtrain.errors import ConfigError, UsageError
+from packtrain.errors import UsageError
 from packtrain.evaluate.generate import pieces, prompt_ids, stop_ids, stream
 
 if TYPE_CHECKING:
@@ -74,35 +73,6 @@ class Chat:
     def reset(self) -> None:
         """Forget the turns; the system message stays."""
         self.history = []
-
-
-def base_config(located: LocatedAdapter, base: str | None) -> ModelConfig:
-    """Where the adapter's base comes from: ``base`` if given, else what the adapter names.
-
-    A folder that is not on this machine gives way to the receipt's source, such as ``pypi:PACKAGE``.
-    Raises ConfigError where nothing is left.
-    """
-    if base is not None:
-        # The pinned revision is one of the named base, and says nothing about another source.
-        return ModelConfig(source=base, revision=located.revision if base == located.base else None)
-    if located.base is None:
-        raise ConfigError(
-            f"{located.folder}: nothing says what its base is",
-            hint="say where the base is: --base FOLDER, or --base HUB/ID",
-        )
-    named = Path(located.base)
-    if not named.is_absolute() or named.is_dir():
-        return ModelConfig(source=located.base, revision=located.revision)
-    receipt = located.receipt.base if located.receipt else {}
-    source, revision = receipt.get("source"), receipt.get("revision")
-    if isinstance(source, str) and not Path(source).is_absolute():
-        if source.startswith("pypi:") and "==" not in source and revision:
-            source = f"{source}=={revision}"
-        return ModelConfig(source=source)
-    raise ConfigError(
-        f"{located.folder}: its base, the folder {located.base}, is not on this machine",
-        hint="say where the base is: --base FOLDER, or --base HUB/ID",
-    )
 
 
 def load(
