@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import resource
 import subprocess
@@ -251,7 +252,7 @@ while True:
 
 def test_a_killed_writer_leaves_whole_events(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    source = str(Path(rundir.__file__).parents[1])
+    source = str(Path(rundir.__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": source}
     with subprocess.Popen(
         [sys.executable, "-c", _KILLED, str(path)], stdout=subprocess.PIPE, env=environment
@@ -286,3 +287,35 @@ def test_the_cause_is_told_after_its_echo(tmp_path: Path) -> None:
     assert len(history(path)) == 1
     tell_end(path, 70, "rank 1 died of SIGSEGV")
     assert [event.fields["exit_code"] for event in history(path)] == [69, 70]
+
+
+def _naively(events: list[Event]) -> list[Event]:
+    """The rule as it is said, a list for each event."""
+    story: list[Event] = []
+    for event in events:
+        if event.kind == "start":
+            resumed_from = event.fields.get("resumed_from") or -1
+            story = [past for past in story if past.kind not in rundir.PROGRESS or past.step <= resumed_from]
+        elif event.kind == "eval":
+            story = [past for past in story if (past.kind, past.step) != ("eval", event.step)]
+        story.append(event)
+    return story
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_stream_tells_what_the_rule_says(tmp_path: Path, seed: int) -> None:
+    draw = random.Random(seed)
+    kinds: list[rundir.Kind] = ["step", "step", "eval", "checkpoint", "warning", "start"]
+    path = tmp_path / "events.jsonl"
+    with EventWriter(path, 1) as writer:
+        for _ in range(60):
+            kind = draw.choice(kinds)
+            fields = (
+                {"resumed_from": draw.choice([None, 0, 2, 5])} if kind == "start" else {"message": '"eval"'}
+            )
+            writer.write(kind, draw.randrange(8), **fields)
+    with path.open("a") as file:
+        file.write('{"kind": "start", "torn')
+    events = list(rundir.parse_events(path.read_text().splitlines()))
+    assert list(rundir.stream(path)) == history(events) == history(path) == _naively(events)
+    assert list(rundir.stream(tmp_path / "none")) == []

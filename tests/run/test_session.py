@@ -56,7 +56,7 @@ def test_the_events_tell_the_whole_story(finished: Job) -> None:
     told = [(event.kind, event.step) for event in finished.story()]
     # Checkpoints are written beside training, and told of when they are complete.
     assert [each for each in told if each[0] != "checkpoint"] == [
-        *[("start", 0), ("eval", 0), ("step", 1), ("step", 2), ("step", 3), ("eval", 3)],
+        *[("start", 0), ("data", 0), ("eval", 0), ("step", 1), ("step", 2), ("step", 3), ("eval", 3)],
         *[("step", 4), ("step", 5), ("step", 6), ("eval", 6), ("end", 6)],
     ]
     saved = [step for kind, step in told if kind == "checkpoint"]

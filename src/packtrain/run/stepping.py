@@ -12,6 +12,7 @@ from packtrain.evaluate.loss import Evaluation, evaluate_loss
 from packtrain.model.parallel import resharded
 from packtrain.train.checkpoint import TrainingState, take_snapshot
 from packtrain.train.loop import Hooks, StepResult, StopBetweenSteps, run_loop
+from packtrain.train.progress import peak_memory
 
 if TYPE_CHECKING:
     from packtrain.run.fit import Fit
@@ -39,6 +40,7 @@ def train(session: Session, fit: Fit) -> None:
             grad_norm=result.grad_norm,
             tokens_per_second=round(result.tokens_per_second, 1),
             epoch=round(fit.trainer.plan.epoch_at(result.step), 4),
+            peak_bytes=peak_memory(),
         )
         saver.tell()
 

@@ -6,6 +6,8 @@ import hashlib
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from packtrain.errors import BugError, GateError
 from packtrain.evaluate.answers import Answer, Score, answers, score
 from packtrain.model.attention import plain_attention
@@ -24,6 +26,10 @@ if TYPE_CHECKING:
     from packtrain.artifacts.receipt import Receipt
     from packtrain.plan.summary import Summary
     from packtrain.run.session import Session
+
+
+#: Ranges from 0 to ``data.max_length`` in which the event ``data`` counts rows by their length.
+LENGTH_BINS = 32
 
 
 def make_adapter(session: Session) -> Receipt | None:
@@ -47,6 +53,7 @@ def _make(session: Session) -> Receipt | None:
             **fit.state.settings,
             **({"image": made_in} if (made_in := image()) else {}),
         )
+        tell_data(session, fit)
         planned = tell_plan(session, fit)
         for warning in filter(None, (rate_warning(fit.config), *fit.data.report.warnings())):
             session.warn(warning, fit.state.step)
@@ -68,6 +75,7 @@ def _make(session: Session) -> Receipt | None:
         session.progress.close()
         if made:
             session.on_answers(made)
+            session.emit("answers", fit.state.step, answers=[each.to_json() for each in made])
         check_gates(fit, score(made))
         receipt = save_result(session, fit, made)
         if planned is not None:
@@ -78,6 +86,15 @@ def _make(session: Session) -> Receipt | None:
             fit.part_writer.close()
         if fit.store is not None:
             fit.store.close(wait_for_mirror=True, timeout=session.seconds_left())
+
+
+def tell_data(session: Session, fit: Fit) -> None:
+    """What the data holds, in numbers and places; the rows' lengths as counts of equal ranges."""
+    most = fit.config.data.max_length
+    counts = np.histogram(fit.data.train.lengths, bins=LENGTH_BINS, range=(0, most))[0]
+    session.emit(
+        "data", fit.state.step, **fit.data.report.to_json(), lengths=[int(count) for count in counts]
+    )
 
 
 def tell_plan(session: Session, fit: Fit) -> Summary | None:

@@ -1,0 +1,99 @@
+"""A run's events as one story, in memory or as a stream: nobody else parses the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from packtrain.errors import BY_EXIT_CODE, PreemptedError, UnavailableError
+from packtrain.rundir.events import PROGRESS, Event, EventWriter, parse_events
+
+
+def history(events: Path | Iterable[Event]) -> list[Event]:
+    """A run's events as one story: what a resume superseded is left out.
+
+    A ``start`` with ``resumed_from: N`` takes back all progress after step N; one without, all of it.
+    Of two evaluations after one step the later one is told.
+    """
+    if isinstance(events, Path):
+        return list(stream(events))
+    known = list(events)
+    return list(_told(enumerate(known), enumerate(known)))
+
+
+def stream(path: Path) -> Iterator[Event]:
+    """:func:`history` of a file, one event after another: a million of them take no memory.
+
+    The file is read twice, and what is appended meanwhile is left for the next time.
+    """
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return
+    # What takes something back is rare: a line that cannot be one is not parsed for that.
+    marked = ((at, line) for at, line in _lines(path, size) if '"start"' in line or '"eval"' in line)
+    yield from _told(_numbered(marked), _numbered(_lines(path, size)))
+
+
+def _lines(path: Path, size: int) -> Iterator[tuple[int, str]]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            size -= len(line)
+            if size < 0:
+                return
+            yield number, line.decode(errors="replace")
+
+
+def _numbered(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Event]]:
+    return ((at, event) for at, line in lines for event in parse_events((line,)))
+
+
+def _told(first: Iterable[tuple[int, Event]], again: Iterable[tuple[int, Event]]) -> Iterator[Event]:
+    """Of the same numbered events twice: those that no later start or evaluation takes back."""
+    starts: list[tuple[int, int]] = []
+    evaluated: dict[int, int] = {}
+    for at, event in first:
+        if event.kind == "start":
+            starts.append((at, event.fields.get("resumed_from") or -1))
+        elif event.kind == "eval":
+            # An evaluation is after its step and before the checkpoint that knows of it: a run that was
+            # cut off in between evaluates again.
+            evaluated[event.step] = at
+    # From the end: the step after which the starts that are still to come take everything back.
+    limits: list[tuple[int, float]] = []
+    limit = math.inf
+    for at, resumed_from in reversed(starts):
+        limit = min(limit, resumed_from)
+        limits.append((at, limit))
+    for at, event in again:
+        while limits and limits[-1][0] <= at:
+            limits.pop()
+        superseded = event.kind in PROGRESS and bool(limits) and event.step > limits[-1][1]
+        if not superseded and (event.kind != "eval" or evaluated.get(event.step, at) <= at):
+            yield event
+
+
+def last_attempt(path: Path) -> int:
+    """The number of the newest attempt in an events file, 0 where there is none."""
+    return max((event.attempt for event in history(path)), default=0)
+
+
+def tell_end(path: Path, exit_code: int, message: str) -> None:
+    """Write the ``end`` of the newest attempt, unless it has told of its end itself.
+
+    For who outlives a process that was killed, and knows why. That a peer was lost is no cause: it is told
+    what became of that one.
+    """
+    events = history(path)
+    if not events:
+        return
+    last = events[-1]
+    echo = last.fields.get("exit_code") == UnavailableError.exit_code != exit_code
+    if last.kind == "end" and not echo:
+        return
+    if last.kind == "preempted" and BY_EXIT_CODE.get(exit_code) is PreemptedError:
+        return
+    with EventWriter(path, last.attempt) as writer:
+        writer.seq = last.seq + 1
+        writer.write("end", last.step, outcome="failed", exit_code=exit_code, message=message)
