@@ -156,7 +156,9 @@ def test_an_untied_head_has_weights_of_its_own(tmp_path: Path) -> None:
     model = plain_base(base)
     (base / "model.safetensors").unlink()
     model.save_pretrained(base, max_shard_size=100_000)
-    adapter = with_peft(base, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["embed_tokens"])
+    adapter = with_peft(
+        base, tmp_path / "adapter", target_modules=["q_proj"], modules_to_save=["embed_tokens"]
+    )
     folder = export_merged(found(adapter), None, tmp_path / "merged", say=silent).folder
     assert json.loads((folder / "config.json").read_text())["tie_word_embeddings"] is False
     index = json.loads((folder / "model.safetensors.index.json").read_text())
@@ -237,7 +239,11 @@ def _cut(adapter: Path) -> None:
         (_config(use_dora=True), StorageError, "has no lora_magnitude_vector"),
         (_weights(drop="layers.0.self_attn.q_proj.lora_A"), StorageError, "q_proj has no lora_A"),
         (_weights({"layers.1.": "layers.7."}), ConfigError, "is in no file of its base"),
-        (_weights({"up_proj": "?", "down_proj": "up_proj", "?": "down_proj"}), ConfigError, "is for another base"),
+        (
+            _weights({"up_proj": "?", "down_proj": "up_proj", "?": "down_proj"}),
+            ConfigError,
+            "is for another base",
+        ),
         (_weights({".lora_A.weight": ".other"}), ConfigError, "nothing that can be merged"),
         (_cut, StorageError, "cannot be read"),
     ],
@@ -296,10 +302,15 @@ def make_large_base(folder: Path, layers: int) -> Path:
     norm = torch.ones(4096, dtype=torch.bfloat16)
     for layer in range(layers):
         ahead = f"model.layers.{layer}."
-        tensors = {f"{ahead}{name}.weight": noise[: a * b].reshape(a, b).clone() for name, (a, b) in sizes.items()}
+        tensors = {
+            f"{ahead}{name}.weight": noise[: a * b].reshape(a, b).clone() for name, (a, b) in sizes.items()
+        }
         norms = ("input_layernorm", "post_attention_layernorm")
         shard(layer, tensors | {f"{ahead}{name}.weight": norm.clone() for name in norms})
-    ends = {name: noise[: 32000 * 1024].repeat(4).reshape(32000, 4096).clone() for name in ("model.embed_tokens", "lm_head")}
+    ends = {
+        name: noise[: 32000 * 1024].repeat(4).reshape(32000, 4096).clone()
+        for name in ("model.embed_tokens", "lm_head")
+    }
     shard(layers, {f"{name}.weight": tensor for name, tensor in ends.items()} | {"model.norm.weight": norm})
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))

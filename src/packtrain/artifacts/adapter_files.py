@@ -26,7 +26,7 @@ WEIGHTS = "adapter_model.safetensors"
 CARD = "README.md"
 TRAINING = "training_args.bin"
 #: ``base_model.model.`` is how peft sees the base; the rest is the module's path in the base.
-KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.(lora_[AB]\.weight|lora_magnitude_vector|weight)")
 
 
 def adapter_config(lora: Mapping[str, Any], *, base: str, revision: str | None) -> bytes:

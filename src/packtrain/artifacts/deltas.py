@@ -135,7 +135,9 @@ def _is_saved(name: str, modules: list[str] | None) -> bool:
     return any(module == each or module.endswith(f".{each}") for each in modules or [])
 
 
-def _update(folder: Path, module: str, keys: dict[str, str], config: dict[str, Any], shards: Shards) -> Update:
+def _update(
+    folder: Path, module: str, keys: dict[str, str], config: dict[str, Any], shards: Shards
+) -> Update:
     lacking = {"A", "B", *(["magnitude_vector"] if config.get("use_dora") else [])} - keys.keys()
     if lacking:
         raise StorageError(f"{folder / WEIGHTS}: {module} has no lora_{min(lacking)}")

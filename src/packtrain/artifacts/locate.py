@@ -14,7 +14,7 @@ from typing import Any
 from packtrain.artifacts.adapter_files import CONFIG, WEIGHTS
 from packtrain.artifacts.model_files import CONFIG as MODEL_CONFIG
 from packtrain.artifacts.receipt import RECEIPT, Receipt
-from packtrain.config import ModelConfig
+from packtrain.config import ModelConfig, RunConfig
 from packtrain.errors import ConfigError, PacktrainError
 from packtrain.model.folder import check_folder
 from packtrain.rundir import RunDir
@@ -95,6 +95,24 @@ def base_config(located: LocatedAdapter, base: str | None) -> ModelConfig:
         f"{located.folder}: its base, the folder {located.base}, is not on this machine",
         hint="say where the base is: --base FOLDER, or --base HUB/ID",
     )
+
+
+def settings_of(adapter: str) -> RunConfig | None:
+    """The settings that an adapter was trained with: of the run file, or of the run's folder; else None."""
+    from packtrain.runfile import load
+
+    if adapter.startswith("gs://"):
+        return None
+    path = Path(adapter).expanduser()
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return load(path).config
+    for folder in (path, path.absolute().parent):
+        run_dir = RunDir(folder)
+        if run_dir.config_file.is_file() and (
+            folder == path or path.absolute() == run_dir.adapter.absolute()
+        ):
+            return load(run_dir.config_file).config
+    return None
 
 
 def _of_run_file(path: Path) -> str:

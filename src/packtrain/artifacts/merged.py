@@ -149,7 +149,10 @@ class Merged:
     def _check_copy(self, parameter: str, key: str) -> None:
         source = self._source(self._name(parameter))
         for first in range(0, self.base.tensors[source].shape[0], 4096):
-            ours, theirs = self.base.read(source, first, first + 4096), self.deltas.shards.read(key, first, first + 4096)
+            ours, theirs = (
+                self.base.read(source, first, first + 4096),
+                self.deltas.shards.read(key, first, first + 4096),
+            )
             if not torch.equal(ours.float(), theirs.float()):
                 raise ConfigError(
                     f"{self.deltas.folder}: was trained on a base whose {parameter} is another",

@@ -22,6 +22,7 @@ from packtrain.errors import ConfigError
 from packtrain.model.quiet import quiet_transformers
 from packtrain.model.weights import BaseFiles, checked_config
 
+
 def skeleton(base: BaseFiles) -> PreTrainedModel:
     """The base's model, whose parameters have shapes and no memory. Errors: :class:`ConfigError`.
 

