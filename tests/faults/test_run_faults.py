@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from standins.bucket import BucketServer, Fault
 from tiny import make_tiny_base
-from whole_run import Ended, Job, facts, make_job, packtrain, write_rows
+from whole_run import SEVEN, Ended, Job, facts, make_job, packtrain, write_rows
 
 
 def failed(ended: Ended, code: int, *words: str) -> None:
@@ -52,6 +52,8 @@ class TestGates:
         assert "right before: 0 of 1 (0%), after: 0 of 1 (0%)" in ended.out
         assert not out.exists()
         assert not job.run_dir.receipt_file.exists()
+        assert {path.name for path in job.run_dir.adapter.iterdir()} >= SEVEN
+        assert f"the adapter is in {job.run_dir.adapter}, without a receipt and unpublished" in ended.err
         last = job.story()[-1].fields
         assert (last["outcome"], last["exit_code"]) == ("failed", 76)
         steps = len(job.story("step"))

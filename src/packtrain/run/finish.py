@@ -23,6 +23,7 @@ from packtrain.model.folder import weights_dtype
 from packtrain.model.parallel import CPU, World
 from packtrain.model.weights import load_model
 from packtrain.run import facts
+from packtrain.run.gates import check_gates
 from packtrain.run.pod import image
 from packtrain.run.spread import spread_model
 from packtrain.rundir import write_atomically
@@ -41,6 +42,7 @@ def save_result(session: Session, fit: Fit, made: list[Answer]) -> Receipt:
     result = score(made)
     save = _save_adapter if isinstance(fit.adapter, Adapter) else _save_model
     check = save(session, fit, result)
+    check_gates(fit, result, session.run_dir.adapter)
     receipt = build(
         session.run_dir.adapter,
         run_id=session.identity.run_id,

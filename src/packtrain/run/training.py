@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from packtrain.errors import BugError, GateError
-from packtrain.evaluate.answers import Answer, Score, answers, score
+from packtrain.errors import BugError
+from packtrain.evaluate.answers import Answer, answers
 from packtrain.model.attention import plain_attention
 from packtrain.model.folder import weights_dtype
 from packtrain.model.full import FullModel
@@ -76,7 +76,6 @@ def _make(session: Session) -> Receipt | None:
         if made:
             session.on_answers(made)
             session.emit("answers", fit.state.step, answers=[each.to_json() for each in made])
-        check_gates(fit, score(made))
         receipt = save_result(session, fit, made)
         if planned is not None:
             tell_happened(session, fit)
@@ -144,20 +143,3 @@ def _answer(session: Session, fit: Fit) -> list[Answer]:
         attention=lambda: plain_attention(fit.model),
         on_progress=session.progress.tick,
     )
-
-
-def check_gates(fit: Fit, result: Score | None) -> None:
-    """``evaluate.fail_if``: what is not as good as asked is not published (exit 76)."""
-    limits, loss, base_loss = fit.config.evaluate.fail_if, fit.state.loss, fit.state.base_loss
-    if limits.loss_above is not None and loss is not None and loss > limits.loss_above:
-        raise GateError(f"evaluate.fail_if: the validation loss {loss:.4f} is above {limits.loss_above}")
-    if limits.worse_than_base and loss is not None and base_loss is not None and loss > base_loss:
-        raise GateError(
-            f"evaluate.fail_if: the {'model' if fit.config.full else 'adapter'}'s validation loss {loss:.4f} "
-            f"is above the base's {base_loss:.4f}"
-        )
-    if limits.answers_below is not None and result is not None and result.share_after < limits.answers_below:
-        raise GateError(
-            f"evaluate.fail_if: {result.after} of {result.asked} prompts are answered as expected; "
-            f"at least {limits.answers_below:.0%} was asked for"
-        )
