@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "packtrain needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Making $(VENV) (downloads PyTorch; some minutes the first time) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt -e '.[gguf,gke,dev]' \
+	@$(BIN)/python -m pip --disable-pip-version-check install -c constraints.txt -e '.[gguf,gke,qlora,dev]' \
 	  | grep --line-buffered -E '^(Collecting|Installing collected)' | cut -c -100
 	@touch $@
 

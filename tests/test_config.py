@@ -140,14 +140,20 @@ def test_full_fine_tuning_has_no_adapter_to_set() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("rank", 8), ("alpha", 1.0), ("dropout", 0.1), ("targets", ["q_proj"])]
+    ("key", "value"),
+    [
+        ("rank", 8),
+        ("alpha", 1.0),
+        ("dropout", 0.1),
+        ("targets", ["q_proj"]),
+        ("modules_to_save", ["lm_head"]),
+    ],
 )
 def test_a_key_of_an_adapter_that_is_not_there_is_refused(key: str, value: Any) -> None:
     with pytest.raises(ValidationError, match=f"adapter.{key}: there is no adapter with adapter.kind: none"):
         config(adapter={"kind": "none", key: value})
 
 
-@pytest.mark.parametrize("kind", ["dora", "qlora"])
-def test_a_reserved_kind_is_refused(kind: str) -> None:
-    with pytest.raises(ValidationError, match=f"{kind} is not available in this version; use lora or none"):
-        config(adapter={"kind": kind})
+def test_a_base_in_4_bits_is_not_sharded() -> None:
+    with pytest.raises(ValidationError, match=r"train.parallel: fsdp cannot shard a base in 4 bits"):
+        config(adapter={"kind": "qlora"}, train={"parallel": "fsdp"})

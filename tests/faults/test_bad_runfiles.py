@@ -62,7 +62,6 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "nothing for a number": (BASE + "adapter: {rank: }\n", "4: adapter.rank: expects a whole number, got nothing"),
     "number for text": ("name: 3\nmodel: {source: a/b}\ndata: {train: a/b}\n", "1: name: expects text, got 3"),
     "unknown choice": (BASE + "train: {schedule: cosin}\n", "4: train.schedule: expects cosine, linear or constant, got the text 'cosin'"),
-    "reserved choice": (BASE + "adapter: {kind: dora}\n", "4: adapter.kind: dora is not available in this version"),
     "share of 1.5": (BASE.replace("rows}", "rows, validation: 1.5}"), "3: data.validation: must be less than 1 (is 1.5)"),
     "share as keys": (BASE.replace("rows}", "rows, validation: {a: 1}}"), "3: data.validation: expects a number or text or a list, got keys and values"),
     "empty list of sources": (HEAD + "data: {train: []}\n", "3: data.train: must not be empty"),

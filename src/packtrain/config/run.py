@@ -31,9 +31,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _supported(self) -> RunConfig:
-        if self.adapter.kind not in ("lora", "none"):
+        if self.adapter.kind == "qlora" and self.train.parallel == "fsdp":
             raise ValueError(
-                f"adapter.kind: {self.adapter.kind} is not available in this version; use lora or none"
+                "train.parallel: fsdp cannot shard a base in 4 bits (adapter.kind: qlora); use auto or data"
             )
         if self.adapter.kind == "none":
             for key, field in AdapterConfig.model_fields.items():

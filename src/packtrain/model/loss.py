@@ -177,9 +177,10 @@ class CausalLoss(nn.Module):
         bias: Tensor | None = self.head.bias
         with torch.autocast(weight.device.type, self.compute, enabled=self.compute is not None):
             hidden = self.hidden(batch)
-        if self.compute is not None:
-            hidden, weight = hidden.to(self.compute), weight.to(self.compute)
-            bias = None if bias is None else bias.to(self.compute)
+        # A head that is trained is in fp32, whatever the hidden states are in.
+        compute = self.compute or hidden.dtype
+        hidden, weight = hidden.to(compute), weight.to(compute)
+        bias = None if bias is None else bias.to(compute)
         return chunked_cross_entropy(
             hidden,
             weight,

@@ -33,6 +33,10 @@ class Trainable(ABC):
     def train(self, training: bool) -> None:
         """Dropout on or off."""
 
+    def learning_rates(self) -> dict[str, float]:
+        """Of each parameter, as a multiple of the run's."""
+        return dict.fromkeys(self.named_parameters(), 1.0)
+
     def parameters(self) -> list[nn.Parameter]:
         return list(self.named_parameters().values())
 

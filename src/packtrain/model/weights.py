@@ -49,9 +49,11 @@ def load_tokenizer(base: BaseFiles, config: ModelConfig) -> PreTrainedTokenizerB
 
 
 def load_model(
-    base: BaseFiles, config: ModelConfig, *, device: torch.device, dtype: torch.dtype
+    base: BaseFiles, config: ModelConfig, *, device: torch.device, dtype: torch.dtype, packed: bool = False
 ) -> PreTrainedModel:
     """The base with the weights of its files, every one of them, on ``device`` as ``dtype``.
+
+    ``packed``: its linear layers, but the head, in 4 bits (:mod:`packtrain.model.nf4`).
 
     Errors: :class:`ConfigError` (not a causal language model, weights missing or of another shape),
     :class:`StorageError` (a damaged file), :class:`MemoryExceededError`.
@@ -61,6 +63,8 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     check_folder(base.folder, base.source, weights=True)
+    if packed:
+        from packtrain.model import nf4
     with quiet_transformers():
         model_config = checked_config(base, config)
         try:
@@ -69,7 +73,8 @@ def load_model(
                 config=model_config,
                 dtype=dtype,
                 # On a GPU each tensor goes straight from the file to the device.
-                device_map=None if device.type == "cpu" else {"": str(device)},
+                device_map=None if device.type == "cpu" and not packed else {"": str(device)},
+                **({"quantization_config": nf4.settings(dtype)} if packed else {}),
                 trust_remote_code=config.trust_remote_code,
                 local_files_only=True,
                 output_loading_info=True,
@@ -90,6 +95,8 @@ def load_model(
             + (", …" if len(missing) > 3 else ""),
             hint="the files are of another model, or not all of them are there",
         )
+    if packed:
+        nf4.use_own_product(model)
     return model
 
 

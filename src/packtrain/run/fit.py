@@ -100,7 +100,9 @@ def set_up(session: Session) -> Fit:
     session.stage(f"loading {config.model.source}")
     base = world.main_first(lambda: resolve_base(config.model, on_progress=session.progress.stage))
     dtype = getattr(torch, settings["dtype"])
-    mode = choose_mode(world, standing_bytes(base.folder, full=config.full), config.train.parallel)
+    # A base in 4 bits takes little room, and FSDP2 cannot shard what is packed.
+    wanted = "data" if config.adapter.kind == "qlora" else config.train.parallel
+    mode = choose_mode(world, standing_bytes(base.folder, full=config.full), wanted)
     model, adapter, loss = spread_model(
         base,
         config,
@@ -110,7 +112,7 @@ def set_up(session: Session) -> Fit:
         activation_checkpointing=settings["activation_checkpointing"],
         rows=data.train,
     )
-    optimizer = make_optimizer(adapter.parameters(), config.train)
+    optimizer = make_optimizer(adapter.parameters(), config.train, list(adapter.learning_rates().values()))
     fingerprint = world.broadcast(
         {
             "training data": data.train.fingerprint,

@@ -93,3 +93,15 @@ def rate_warning(config: RunConfig) -> str | None:
         f"train.learning_rate {rate:g} is high for full fine-tuning, where 1e-5 to 2e-5 is usual: "
         "the model may forget what it knew"
     )
+
+
+def serving_warning(config: RunConfig) -> str | None:
+    """A sentence about an adapter that some servers will not load, None where any will."""
+    adapter = config.adapter
+    if adapter.modules_to_save:
+        what = f"adapter.modules_to_save {adapter.modules_to_save}: an adapter with whole modules"
+    elif adapter.kind == "dora":
+        what = "adapter.kind: dora: an adapter with sizes of its own"
+    else:
+        return None
+    return f"{what} is refused by some servers, vLLM among them; merged into its base it is served everywhere"

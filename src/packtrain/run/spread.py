@@ -48,8 +48,9 @@ def spread_model(
         dtype = MASTER
     if not sharded:
         # A base that is trained is changed, so that each rank has its own anyway.
-        with nullcontext(base) if config.full else one_copy(base, dtype, world) as files:
-            model = load_model(files, config.model, device=world.device, dtype=dtype)
+        packed = config.adapter.kind == "qlora"
+        with nullcontext(base) if config.full or packed else one_copy(base, dtype, world) as files:
+            model = load_model(files, config.model, device=world.device, dtype=dtype, packed=packed)
     elif world.is_main:
         model = load_model(base, config.model, device=torch.device("cpu"), dtype=dtype)
     else:

@@ -10,6 +10,7 @@ import numpy as np
 
 from packtrain.errors import BugError
 from packtrain.evaluate.answers import Answer, answers
+from packtrain.model.adapter import Adapter
 from packtrain.model.attention import plain_attention
 from packtrain.model.folder import weights_dtype
 from packtrain.model.full import FullModel
@@ -18,7 +19,7 @@ from packtrain.run.finish import base_alone, save_result, whole_again
 from packtrain.run.fit import Fit, set_up
 from packtrain.run.planned import recall
 from packtrain.run.pod import image
-from packtrain.run.settings import rate_warning
+from packtrain.run.settings import rate_warning, serving_warning
 from packtrain.run.stepping import train
 from packtrain.train.progress import peak_memory
 
@@ -55,7 +56,9 @@ def _make(session: Session) -> Receipt | None:
         )
         tell_data(session, fit)
         planned = tell_plan(session, fit)
-        for warning in filter(None, (rate_warning(fit.config), *fit.data.report.warnings())):
+        for warning in filter(
+            None, (rate_warning(fit.config), serving_warning(fit.config), *fit.data.report.warnings())
+        ):
             session.warn(warning, fit.state.step)
         with session.stop.deferred():
             train(session, fit)
@@ -64,6 +67,8 @@ def _make(session: Session) -> Receipt | None:
         fit.trainer.optimizer.state.clear()
         if isinstance(fit.adapter, FullModel):
             fit.adapter.round_to(weights_dtype(fit.base.folder))
+        elif isinstance(fit.adapter, Adapter):
+            fit.adapter.round_saved()
         _check_ranks(fit)
         tensors = fit.adapter.tensors(keep=world.is_main) if sharded else {}
         if not world.is_main:

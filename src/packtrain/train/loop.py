@@ -24,7 +24,7 @@ from packtrain.model.loss import CausalLoss
 from packtrain.model.parallel import World, whole
 from packtrain.model.trainable import Trainable
 from packtrain.train.checkpoint import TrainingState
-from packtrain.train.optimizer import learning_rate
+from packtrain.train.optimizer import learning_rate, set_rate
 
 
 class StopBetweenSteps(Exception):
@@ -107,8 +107,7 @@ class Trainer:
                 hint="lower train.learning_rate, or look at these rows with packtrain data",
             )
         rate = learning_rate(step, self.plan.steps, self.config)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(self.optimizer, rate)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(step, mean, tokens, supervised, rate, grad_norm, time.perf_counter() - started)

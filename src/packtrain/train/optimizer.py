@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -11,23 +11,38 @@ from torch import nn
 
 from packtrain.config import TrainConfig
 
+#: Of a group: its learning rate as a multiple of the run's.
+RATE = "packtrain_rate"
 
-def make_optimizer(parameters: Iterable[nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
+
+def make_optimizer(
+    parameters: Iterable[nn.Parameter], config: TrainConfig, rates: Sequence[float] | None = None
+) -> torch.optim.AdamW:
     """AdamW with decoupled weight decay (https://arxiv.org/abs/1711.05101), in one fused kernel.
 
     The decay is for matrices alone: norms and biases, which have one dimension, are left to go where
-    they want. The state is in the parameters' type, which is fp32.
+    they want. The state is in the parameters' type, which is fp32. ``rates``: each parameter's learning
+    rate as a multiple of the run's; :func:`set_rate` keeps to it.
     """
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for parameter in parameters:
-        (decayed if parameter.ndim > 1 else free).append(parameter)
+    parameters = list(parameters)
+    found: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter, rate in zip(parameters, rates or [1.0] * len(parameters), strict=True):
+        decay = config.weight_decay if parameter.ndim > 1 else 0.0
+        found.setdefault((decay, rate), []).append(parameter)
     groups: list[dict[str, Any]] = [
-        {"params": group, "weight_decay": decay}
-        for group, decay in ((decayed, config.weight_decay), (free, 0.0))
-        if group
+        {"params": group, "weight_decay": decay, RATE: rate} for (decay, rate), group in found.items()
     ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
+    optimizer = torch.optim.AdamW(
+        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
+    )
+    set_rate(optimizer, config.learning_rate)
+    return optimizer
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Let the next step be taken at ``rate``, and at its multiple in a group that has another."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(RATE, 1.0)
 
 
 def warmup_steps(warmup: float | int, steps: int) -> int:
