@@ -73,7 +73,7 @@ def _save_adapter(session: Session, fit: Fit, result: Score | None) -> ReloadRep
     adapter = fit.adapter
     assert isinstance(adapter, Adapter)
     session.stage("writing the adapter")
-    tensors = adapter.tensors()
+    tensors = adapter.published()
     write_adapter(
         session.run_dir.adapter,
         tensors=tensors,
