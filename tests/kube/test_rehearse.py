@@ -104,6 +104,9 @@ def test_two_nodes_by_the_command_line(config: MakeConfig, tmp_path: Path) -> No
     assert restart.startswith("RestartJobSetAndIgnoreMaxRestarts, rule ")
     assert preempted["resumed_from"] >= preempted["preempted_after_step"] > 0
     assert "SIGTERM" in ended.stderr
+    whats = [each["what"] for each in told["differences"]]
+    assert len(whats) == len(set(whats)), "the preflight pod's are not told twice"
+    assert {"env STORAGE_EMULATOR_HOST", "env PACKTRAIN_MASTER_ADDR"} <= set(whats)
     assert not list(tmp_path.glob("packtrain-rehearse-*"))
 
 

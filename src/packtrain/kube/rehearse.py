@@ -10,7 +10,7 @@ import hashlib
 import secrets
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -179,8 +179,16 @@ def rehearse(
         undisturbed,
         preempted,
         small.changes,
-        tuple(dict.fromkeys((*undisturbed.story.differences, *looked, *NOT_REHEARSED))),
+        _each_once((*undisturbed.story.differences, *looked, *NOT_REHEARSED)),
     )
+
+
+def _each_once(differences: Iterable[Difference]) -> tuple[Difference, ...]:
+    """The preflight pod differs as the others do, but for ports, which are other ones in each rehearsal."""
+    found: dict[tuple[str, str], Difference] = {}
+    for each in differences:
+        found.setdefault((each.what, each.cluster), each)
+    return tuple(found.values())
 
 
 def launch_of(config: RunConfig, run_id: str | None = None, image: str | None = None) -> Launch:
@@ -219,7 +227,7 @@ class _Stage:
         with self._bucket() as bucket:
             before = set(bucket.below(""))
             # Rights are in force at once here: there is nothing to wait for.
-            changes = self._changes(bucket, {PATIENCE: "0"})
+            changes = Changes(self._environment(bucket) | {PATIENCE: "0"}, self.ranks)
             story = self._cluster(
                 render_preflight(self.launch),
                 changes,
@@ -245,7 +253,7 @@ class _Stage:
     def run(self, name: str, preemption: Preemption | None) -> Result:
         begun = time.monotonic()
         with self._bucket() as bucket:
-            changes = self._changes(bucket, {})
+            changes = Changes(self._environment(bucket) | self._meeting(), self.ranks)
             story = self._cluster(render(self.launch), changes, name, self.say, preemption).run()
             if story.failure is not None:
                 raise failure_error(story)
@@ -272,20 +280,19 @@ class _Stage:
         folder = self.folder / name
         return Cluster(manifests, secret, changes, folder, self.until, say, preemption)
 
-    def _changes(self, bucket: Bucket, more: dict[str, str]) -> Changes:
-        environment = {
-            **more,
+    def _environment(self, bucket: Bucket) -> dict[str, str]:
+        return {
             "STORAGE_EMULATOR_HOST": bucket.url,
             "HF_HUB_OFFLINE": "1",
             "CUDA_VISIBLE_DEVICES": "",
             "GLOO_SOCKET_IFNAME": "lo",
         }
-        if self.launch.config.cluster.nodes > 1:
-            environment |= {
-                "PACKTRAIN_MASTER_ADDR": "127.0.0.1",
-                "PACKTRAIN_MASTER_PORT": str(free_port()),
-            }
-        return Changes(environment, self.ranks)
+
+    def _meeting(self) -> dict[str, str]:
+        """Where several pods meet."""
+        if self.launch.config.cluster.nodes == 1:
+            return {}
+        return {"PACKTRAIN_MASTER_ADDR": "127.0.0.1", "PACKTRAIN_MASTER_PORT": str(free_port())}
 
 
 def _published(bucket: Bucket) -> str:
