@@ -72,6 +72,11 @@ def test_a_rank_is_told_as_vllm_takes_it() -> None:
     assert after(arguments_of(serving_of(adapter={"rank": 9})), "--max-lora-rank") == "16"
 
 
+def test_code_of_the_bases_own_is_run_where_the_run_file_says_so() -> None:
+    assert "--trust-remote-code" in arguments_of(serving_of(model={"trust_remote_code": True}))
+    assert "--trust-remote-code" not in arguments_of(serving_of())
+
+
 def test_a_rank_above_vllms_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"adapter\.rank: 513"):
         render_serve(serving_of(adapter={"rank": 513}))
@@ -142,6 +147,12 @@ def test_how_to_ask_is_ready_to_copy() -> None:
             {"model": {"source": "models/llama.gguf"}},
             {},
             r"model\.source: models/llama.gguf is on this machine",
+        ),
+        ({"adapter": {"kind": "dora"}}, {}, r"adapter\.kind: dora: vLLM serves no DoRA adapters; merge it"),
+        (
+            {"adapter": {"modules_to_save": ["lm_head"]}},
+            {},
+            r"adapter\.modules_to_save: lm_head: vLLM takes no",
         ),
         ({"name": "8b"}, {}, r"name: 8b begins with a digit"),
         ({}, {"capacity": "queued"}, r"--capacity: queued is none of on-demand, spot, flex-start"),

@@ -120,6 +120,11 @@ def check_servable(config: RunConfig, adapter_uri: str, capacity: str) -> None:
         )
     if config.adapter.kind == "dora":
         problems.append("adapter.kind: dora: vLLM serves no DoRA adapters; merge it into its base first")
+    if config.adapter.kind != "none" and config.adapter.modules_to_save:
+        problems.append(
+            f"adapter.modules_to_save: {', '.join(config.adapter.modules_to_save)}: vLLM takes no whole modules "
+            "out of an adapter; merge it into its base first"
+        )
     if config.name[0].isdigit():
         problems.append(f"name: {config.name} begins with a digit, which a Service's name cannot")
     if capacity not in get_args(Buyable):
@@ -197,6 +202,7 @@ def _arguments(serving: Serving) -> tuple[str, ...]:
         *("--max-model-len", str(served_length(config, serving.served))),
         *("--tensor-parallel-size", str(serving.machine.gpus)),
         *("--gpu-memory-utilization", str(UTILIZATION)),
+        *(["--trust-remote-code"] if config.model.trust_remote_code else []),
     )
     if not serving.is_adapter:
         return (ADAPTER_PATH, "--served-model-name", config.name, *common)
