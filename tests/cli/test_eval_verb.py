@@ -60,7 +60,14 @@ def test_a_table_for_people(done: Job) -> None:
     lines = [" ".join(line.split()) for line in ended.out.splitlines()]
     assert lines[0].startswith("the run's validation rows: 4 rows, ")
     assert lines[1] == "base adapter"
-    for begin in ("loss (nats a token) ", "perplexity ", "token accuracy ", "exact match ", "ROUGE-L ", "words "):
+    for begin in (
+        "loss (nats a token) ",
+        "perplexity ",
+        "token accuracy ",
+        "exact match ",
+        "ROUGE-L ",
+        "words ",
+    ):
         assert any(line.startswith(begin) for line in lines), begin
     assert "right before: 0 of 1 (0%), after: 0 of 1 (0%)" in lines
 
@@ -126,7 +133,13 @@ def test_a_task_of_lm_eval(done: Job, tmp_path: Path, monkeypatch: pytest.Monkey
     data = write_rows(tmp_path / "rows.jsonl", rows)
     task = tmp_path / "tiny_facts.yaml"
     task.write_text(TASK.format(data=data))
-    found = evaluated(str(done.run_dir.adapter), "--data", str(write_rows(tmp_path / "x.jsonl", facts(3))), "--tasks", str(task))
+    found = evaluated(
+        str(done.run_dir.adapter),
+        "--data",
+        str(write_rows(tmp_path / "x.jsonl", facts(3))),
+        "--tasks",
+        str(task),
+    )
     for side in ("base", "adapter"):
         assert 0 <= found["tasks"]["tiny_facts"][side]["acc"] <= 1
     ended = packtrain("eval", str(done.run_dir.adapter), "--tasks", "no_such_task")

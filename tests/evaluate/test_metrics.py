@@ -28,7 +28,8 @@ def test_rouge_l(answer: str, reference: str, expected: float) -> None:
 def test_longest_common_subsequence_against_all_of_them() -> None:
     first, second = list("abcbdab"), list("bdcaba")
     kept = {
-        tuple(sign for place, sign in enumerate(first) if bits >> place & 1) for bits in range(2 ** len(first))
+        tuple(sign for place, sign in enumerate(first) if bits >> place & 1)
+        for bits in range(2 ** len(first))
     }
 
     def is_within(some: tuple[str, ...]) -> bool:

@@ -90,7 +90,7 @@ def _write_shard(merged: Merged, source: Path, target: Path) -> None:
     names = [name for name in entries if name != "__metadata__"]
     names.sort(key=lambda name: merged.base.tensors[name].offset)
     if merged.untied and merged.layout.stored(f"{merged.layout.embedding}.weight", entries) in names:
-        end = max((merged.base.tensors[name].offset + merged.base.tensors[name].bytes for name in names))
+        end = max(merged.base.tensors[name].offset + merged.base.tensors[name].bytes for name in names)
         begin = end - sum(merged.base.tensors[name].bytes for name in names)
         stored = merged.tensors[merged.untied]
         like = merged.layout.stored(f"{merged.layout.embedding}.weight", entries)

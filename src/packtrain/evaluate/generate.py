@@ -31,14 +31,15 @@ def prompt_ids(tokenizer: Any, prompt: str | Sequence[Message]) -> list[int]:
         text = prompt
     else:
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        text = _render(tokenizer, messages, add_generation_prompt=True)
+        text = render(tokenizer, messages, add_generation_prompt=True)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     bos = tokenizer.bos_token_id
     adds_bos = bos is not None and bos in tokenizer("", add_special_tokens=True)["input_ids"][:1]
     return [bos, *ids] if adds_bos and ids[:1] != [bos] else ids
 
 
-def _render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+def render(tokenizer: Any, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
+    """By the chat template. Raises ValueError with its sentence for messages that it does not take."""
     from jinja2 import TemplateError
 
     try:
@@ -61,14 +62,15 @@ def stop_ids(model: Any, tokenizer: Any) -> frozenset[int]:
     found = set(configured if isinstance(configured, list) else [configured])
     found.add(tokenizer.eos_token_id)
     if tokenizer.chat_template is not None:
-        found.add(_end_of_turn(tokenizer))
+        found.add(end_of_turn(tokenizer))
     return frozenset(token for token in found if token is not None)
 
 
-def _end_of_turn(tokenizer: Any) -> int | None:
+def end_of_turn(tokenizer: Any) -> int | None:
+    """The special token that the chat template puts behind an answer; None where it puts none."""
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": _PROBE}]
     try:
-        rendered = _render(tokenizer, turns, add_generation_prompt=False)
+        rendered = render(tokenizer, turns, add_generation_prompt=False)
     except ValueError:
         return None
     tail = rendered.rpartition(_PROBE)[2]

@@ -153,14 +153,21 @@ def _split_as_learned(tokenizer: Any, kind: str | None, pre: str | None) -> None
         )
 
 
-def llama3_factors(theta: float, dimensions: int, factor: float) -> np.ndarray:
+def llama3_factors(
+    theta: float,
+    dimensions: int,
+    factor: float,
+    *,
+    low: float = 1.0,
+    high: float = 4.0,
+    original: int = 8192,
+) -> np.ndarray:
     """How much longer each wave length becomes, float32 [dimensions / 2]: Llama 3.1's scaling.
 
     Source: https://github.com/meta-llama/llama-models, models/llama3/model.py, apply_scaling.
     """
     import numpy as np
 
-    low, high, original = 1.0, 4.0, 8192
     wave = 2 * math.pi * theta ** (np.arange(0, dimensions, 2) / dimensions)
     smooth = np.clip((original / wave - low) / (high - low), 0.0, 1.0)
     return (1.0 / ((1.0 - smooth) / factor + smooth)).astype(np.float32)
