@@ -122,8 +122,8 @@ def check_servable(config: RunConfig, adapter_uri: str, capacity: str) -> None:
         problems.append("adapter.kind: dora: vLLM serves no DoRA adapters; merge it into its base first")
     if config.adapter.kind != "none" and config.adapter.modules_to_save:
         problems.append(
-            f"adapter.modules_to_save: {', '.join(config.adapter.modules_to_save)}: vLLM takes no whole modules "
-            "out of an adapter; merge it into its base first"
+            f"adapter.modules_to_save: {', '.join(config.adapter.modules_to_save)}: vLLM takes no whole "
+            "modules out of an adapter; merge it into its base first"
         )
     if config.name[0].isdigit():
         problems.append(f"name: {config.name} begins with a digit, which a Service's name cannot")
