@@ -84,7 +84,11 @@ def test_a_stop_while_starting_up(job: Job, number: signal.Signals, stage: str) 
     with job.process() as process:
         until_stage(process, stage)
         stop(process, number)
-    assert [event.kind for event in job.all_events()] in (["preempted"], ["start", "preempted"])
+    assert [event.kind for event in job.all_events()] in (
+        ["preempted"],
+        ["start", "preempted"],
+        ["start", "data", "preempted"],
+    )
     assert not job.run_dir.lock_file.exists()
 
 
@@ -148,7 +152,7 @@ def test_a_stop_in_the_evaluation_of_the_base(tmp_path: Path, base: Path) -> Non
         job.wait_for("start", 0, process)
         time.sleep(0.05)
         stop(process, signal.SIGTERM)
-    assert [event.kind for event in job.all_events()] == ["start", "preempted"]
+    assert [event.kind for event in job.all_events()] == ["start", "data", "preempted"]
 
 
 @pytest.mark.parametrize("step", [2, 9])

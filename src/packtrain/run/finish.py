@@ -25,6 +25,7 @@ from packtrain.model.weights import load_model
 from packtrain.run import facts
 from packtrain.run.gates import check_gates
 from packtrain.run.pod import image
+from packtrain.run.reports import publish_report
 from packtrain.run.spread import spread_model
 from packtrain.rundir import write_atomically
 
@@ -43,6 +44,7 @@ def save_result(session: Session, fit: Fit, made: list[Answer]) -> Receipt:
     save = _save_adapter if isinstance(fit.adapter, Adapter) else _save_model
     check = save(session, fit, result)
     check_gates(fit, result, session.run_dir.adapter)
+    publish_report(session)
     receipt = build(
         session.run_dir.adapter,
         run_id=session.identity.run_id,

@@ -69,6 +69,8 @@ class Session:
     keeping: Keeping | None = None
     events: EventWriter | None = None
     began: float = field(default_factory=time.monotonic)
+    report_failed: bool = False
+    """The page could not be written, and that was told."""
     world: World | None = None
     """Of a run in several processes, joined; None before a single process knows its device."""
 
@@ -223,6 +225,7 @@ def _lead(session: Session, *, new: bool) -> Outcome:
             return Outcome(run_dir.path, receipt, config.output.uri, already=True)
         attempt = last_attempt(run_dir.events_file) + 1
         session.events = stack.enter_context(EventWriter(run_dir.events_file, attempt))
+        stack.callback(_report, session)
         mirror = session.keeping.mirror_events()
         if mirror is not None:
             stack.callback(lambda: mirror.close(session.seconds_left()))
@@ -241,6 +244,13 @@ def _lead(session: Session, *, new: bool) -> Outcome:
             _publish(session, receipt)
             session.emit("end", receipt.steps, outcome="done", exit_code=0)
         return Outcome(run_dir.path, receipt, config.output.uri, already=False)
+
+
+def _report(session: Session) -> None:
+    """Last of all, when the events are safe; imported here, where no time is waited for."""
+    from packtrain.run.reports import last_report
+
+    last_report(session)
 
 
 def _receipt(run_dir: RunDir) -> Receipt | None:

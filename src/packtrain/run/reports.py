@@ -1,0 +1,67 @@
+"""The page about a run: written by the run itself, or for whoever asks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from packtrain.errors import UsageError
+from packtrain.report.facts import read_facts
+from packtrain.report.write import REPORT, seconds_for, write_report
+from packtrain.run.where import find
+from packtrain.rundir import write_atomically
+
+if TYPE_CHECKING:
+    from packtrain.run.session import Session
+
+
+def write_one(run: str, output: Path | None) -> Path:
+    """Errors: :class:`ConfigError` where there is no run, those of storage."""
+    with find(run) as found:
+        to = output or (Path(REPORT) if found.temporary else None)
+        return write_report(found.run_dir, to, spent_usd=found.spent_usd)
+
+
+def write_comparison(runs: Sequence[str], output: Path | None) -> Path:
+    """As :func:`write_one`; :class:`UsageError` for more runs than can be told apart."""
+    from packtrain.report.page import MOST_RUNS, render_comparison
+
+    if len(runs) > MOST_RUNS:
+        raise UsageError(f"{len(runs)} runs: at most {MOST_RUNS} can be told apart on one axis")
+    with ExitStack() as stack:
+        found = [stack.enter_context(find(run)) for run in runs]
+        facts = [read_facts(each.run_dir, spent_usd=each.spent_usd) for each in found]
+    path = output or Path(REPORT)
+    write_atomically(path, render_comparison(facts).encode())
+    return path
+
+
+def publish_report(session: Session) -> None:
+    """Into the folder that is published, before its receipt is made; a failure is one warning."""
+    try:
+        write_report(session.run_dir, session.run_dir.adapter / REPORT, here=True)
+    except Exception as error:  # noqa: BLE001  (the work is done: no page is worth losing it)
+        session.report_failed = True
+        session.warn(_failed(error))
+
+
+def last_report(session: Session) -> None:
+    """At the end of an attempt, however it ended, and beside its events in the bucket.
+
+    A stop that has little time left goes without.
+    """
+    try:
+        if session.stop.requested_at is not None and session.seconds_left() < seconds_for(session.run_dir):
+            return
+        path = write_report(session.run_dir)
+        if session.keeping is not None and session.keeping.remote is not None:
+            session.keeping.remote.write(REPORT, path.read_bytes())
+    except Exception as error:  # noqa: BLE001
+        if not session.report_failed:
+            session.progress.stage(f"warning: {_failed(error)}")
+
+
+def _failed(error: Exception) -> str:
+    return f"{REPORT} was not written ({error}); packtrain report RUN writes it"
