@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from standins.kube_api import Fault
 from submitted import IMAGE, Site, receipt
 
 from packtrain import runfile
 from packtrain.errors import ConfigError, UnavailableError
+from packtrain.kube import api
 from packtrain.kube.access import connect
 from packtrain.kube.serving import Waiting, published, serving_of, stop, wait
 
@@ -39,15 +41,14 @@ def is_ready(site: Site) -> None:
     )
 
 
-def make_pod(site: Site, *, node: str = "", **status: Any) -> None:
+def make_pod(site: Site, *, node: str = "", spec: dict[str, Any] | None = None, **status: Any) -> None:
     labels = {
         "app.kubernetes.io/managed-by": "packtrain",
         "packtrain.dev/run": "train",
         "packtrain.dev/role": "serve",
     }
-    spec: dict[str, Any] = {"containers": [{"name": "vllm", "image": "i"}]} | (
-        {"nodeName": node} if node else {}
-    )
+    spec = spec or {"containers": [{"name": "vllm", "image": "i"}]}
+    spec = spec | ({"nodeName": node} if node else {})
     site.api.create("Pod", f"{NAME}-0", labels=labels, spec=spec)
     site.api.status("Pod", f"{NAME}-0", **status)
 
@@ -130,7 +131,7 @@ def test_what_cannot_be_is_one_sentence(site: Site, arguments: list[str], patter
                     {"type": "PodScheduled", "status": "False", "message": "1 Insufficient nvidia.com/gpu"}
                 ]
             },
-            "no node has enough nvidia.com/gpu free",
+            "no node has enough nvidia.com/gpu free; wait for other pods to end, or for the autoscaler",
         ),
         ({"node": "n1"}, "the adapter is fetched and verified on n1"),
         (
@@ -152,8 +153,61 @@ def test_what_it_waits_for_is_said_and_has_a_limit(
     with connect(config) as cluster, pytest.raises(UnavailableError) as caught:
         wait(cluster, config, said.append, SOON)
     assert said == [sentence]
-    assert sentence in str(caught.value)
+    assert sentence.partition(";")[0] in str(caught.value)
     assert "--stop" in (caught.value.hint or "")
+
+
+def test_a_machine_without_a_pool_is_told_how_to_get_one(site: Site) -> None:
+    run = started(site)
+    template = site.api.get("Deployment", NAME)["spec"]["template"]["spec"]
+    condition = {"type": "PodScheduled", "status": "False"}
+    message = "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector."
+    make_pod(site, spec=template, conditions=[condition | {"message": message}])
+    said: list[str] = []
+    with connect(runfile.load(run).config) as cluster, pytest.raises(UnavailableError):
+        wait(cluster, runfile.load(run).config, said.append, SOON)
+    assert said == [
+        "no node of the cluster is of the machine and capacity that the run asks for; packtrain cloud setup "
+        "RUN --create-pool -s cluster.machine=g2-standard-12 -s cluster.nodes=1 "
+        "-s cluster.capacity=on-demand makes a node pool"
+    ]
+
+
+def test_a_pod_that_may_not_be_made_is_told(site: Site) -> None:
+    config = runfile.load(started(site)).config
+    message = 'pods "x" is forbidden: error looking up service account a/b: serviceaccount "b" not found'
+    condition = {"type": "ReplicaFailure", "status": "True", "message": message}
+    site.api.status("Deployment", NAME, conditions=[condition])
+    said: list[str] = []
+    with connect(config) as cluster, pytest.raises(UnavailableError):
+        wait(cluster, config, said.append, SOON)
+    assert said == ['the service account "b" is not there; packtrain cloud setup RUN makes what is missing']
+
+
+def test_what_crashes_again_and_again_is_not_waited_for_an_hour(site: Site) -> None:
+    config = runfile.load(started(site)).config
+    crash = {
+        "name": "adapter",
+        "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 5m0s"}},
+        "lastState": {"terminated": {"exitCode": 77, "reason": "Error"}},
+        "restartCount": 6,
+    }
+    make_pod(site, node="n1", initContainerStatuses=[crash])
+    said: list[str] = []
+    patient = Waiting(every=0.01, longest=600.0, stuck=0.05)
+    with connect(config) as cluster, pytest.raises(UnavailableError, match="exit code 77: access refused"):
+        wait(cluster, config, said.append, patient)
+    assert len(said) == 1
+
+
+def test_an_api_server_that_is_away_for_a_moment_is_sat_out(site: Site) -> None:
+    config = runfile.load(started(site)).config
+    is_ready(site)
+    site.api.faults.add("GET", f"/deployments/{NAME}", Fault(503), times=2)
+    said: list[str] = []
+    with connect(config, patience=replace(api.PATIENCE, attempts=1)) as cluster:
+        wait(cluster, config, said.append)
+    assert len(said) == 1 and "asked again" in said[0]
 
 
 def test_one_that_is_removed_while_it_is_waited_for_is_told(site: Site) -> None:

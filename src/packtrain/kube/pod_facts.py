@@ -64,7 +64,8 @@ class Pod:
     running: bool
     ended: Ended | None
     before: Ended | None
-    """How the container before this one ended: the kubelet started it again."""
+    """How the container before this one ended: the kubelet started it again. Or a helper that is waited
+    for."""
     restarts: int
     disrupted: Reason | None
     """Evicted, preempted, or its node went."""
@@ -83,6 +84,8 @@ def read_pod(pod: Object) -> Pod:
     told = [each for each in status.get("containerStatuses") or [] if each.get("name") == name]
     own: Object = told[0] if told else {}
     state = own.get("state") or {}
+    helper = _helper(status)
+    waits = ((helper.get("state") or {}) if helper else state).get("waiting")
     conditions = {each.get("type"): each for each in status.get("conditions") or []}
     scheduled, target = conditions.get("PodScheduled", {}), conditions.get("DisruptionTarget", {})
     marks = (metadata.get("labels") or {}) | (metadata.get("annotations") or {})
@@ -96,24 +99,23 @@ def read_pod(pod: Object) -> Pod:
         container=name,
         deleted="deletionTimestamp" in metadata,
         unschedulable=scheduled.get("message", "") if scheduled.get("status") == "False" else None,
-        waiting=_waiting(status, state),
+        waiting=_reason(waits) if waits else None,
         running="running" in state,
         ended=_ended(state.get("terminated")),
-        before=_ended((own.get("lastState") or {}).get("terminated")),
+        before=_ended(((helper or own).get("lastState") or {}).get("terminated")),
         restarts=int(own.get("restartCount") or 0),
         disrupted=_reason(target) if target.get("status") == "True" else _lost(status),
         ready=conditions.get("Ready", {}).get("status") != "False",
     )
 
 
-def _waiting(status: Object, state: Object) -> Reason | None:
-    """Of the container, or of a helper that has to be there before it."""
+def _helper(status: Object) -> Object | None:
+    """The helper that has to be there before the container, and is waited for."""
     for helper in status.get("initContainerStatuses") or []:
         waiting = (helper.get("state") or {}).get("waiting")
         if waiting and waiting.get("reason") not in (None, "PodInitializing"):
-            return _reason(waiting)
-    waiting = state.get("waiting")
-    return _reason(waiting) if waiting else None
+            return dict(helper)
+    return None
 
 
 def _lost(status: Object) -> Reason | None:

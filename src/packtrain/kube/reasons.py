@@ -14,6 +14,7 @@ from packtrain.kube.pod_facts import Pod, Reason
 
 Object = dict[str, Any]
 SETUP = "packtrain cloud setup RUN makes what is missing"
+POOL = "packtrain cloud setup RUN --create-pool makes a node pool"
 LOGS = "packtrain logs RUN shows what was printed before"
 
 
@@ -69,7 +70,7 @@ CAPACITY = (
     Rule(
         r"didn't match Pod's node affinity/selector|node\(s\) had untolerated taint|no nodes available",
         "no node of the cluster is of the machine and capacity that the run asks for",
-        "packtrain cloud setup RUN --create-pool makes a node pool",
+        POOL,
     ),
 )
 IMAGE = (

@@ -5,17 +5,20 @@ from __future__ import annotations
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, cast
 
 from packtrain.artifacts.receipt import RECEIPT, Receipt
 from packtrain.config import RunConfig
 from packtrain.errors import AccessError, ConfigError, UnavailableError, UsageError
+from packtrain.kube import observe
 from packtrain.kube.api import DEPLOYMENT, EVENT, POD, SERVICE, Cluster, Object
 from packtrain.kube.cost import node_price
 from packtrain.kube.names import selector, serve_name
-from packtrain.kube.observe import Say
+from packtrain.kube.observe import Say, sit_out
+from packtrain.kube.pod import FLEX_START, INSTANCE_TYPE, SPOT
 from packtrain.kube.pod_facts import read_pod
-from packtrain.kube.reasons import scheduling, starting, when
+from packtrain.kube.reasons import CREATE, POOL, Why, first_match, scheduling, starting, when
 from packtrain.kube.serve import SERVE, STARTING, Buyable, Serving, check_servable, render_serve
 from packtrain.kube.serve_room import check, choose, sentence, served_of
 from packtrain.plan.machines import machine
@@ -28,6 +31,8 @@ class Waiting:
 
     every: float = 5.0
     longest: float = STARTING
+    stuck: float = 600.0
+    """What does not pass by itself is waited for so long: a crash may have been the network's."""
 
 
 def serving_of(
@@ -120,20 +125,24 @@ def wait(cluster: Cluster, config: RunConfig, say: Say, waiting: Waiting | None 
     too long.
     """
     waiting = waiting or Waiting()
-    name, said, until = serve_name(config.name), "", time.monotonic() + waiting.longest
+    name, said = serve_name(config.name), ""
+    begun = hung = time.monotonic()
     while True:
-        deployment = cluster.get(DEPLOYMENT, name)
+        deployment = sit_out(lambda: cluster.get(DEPLOYMENT, name), say, observe.PACE)
         if deployment is None:
             raise ConfigError(f"the Deployment {name} is not in {cluster.name} any more")
         if _answers(deployment):
             return
-        now = _standing(cluster, config)
+        why = sit_out(partial(_standing, cluster, config, deployment), say, observe.PACE)
+        now = f"{why.detail}; {why.hint}" if why.hint else why.detail
         if now != said:
             say(now)
             said = now
-        if time.monotonic() > until:
+        moment = time.monotonic()
+        hung = hung if why.stuck else moment
+        if moment - begun > waiting.longest or moment - hung > waiting.stuck:
             raise UnavailableError(
-                f"{name} does not answer after {waiting.longest / 60:.0f} minutes: {now}",
+                f"{name} does not answer after {(moment - begun) / 60:.0f} minutes: {why.detail}",
                 hint=f"kubectl --namespace {cluster.namespace} logs deployment/{name} --all-containers; "
                 "packtrain serve RUN --stop removes it",
             )
@@ -147,21 +156,41 @@ def _answers(deployment: Object) -> bool:
     return seen and bool(status.get("updatedReplicas")) and bool(status.get("availableReplicas"))
 
 
-def _standing(cluster: Cluster, config: RunConfig) -> str:
+def _standing(cluster: Cluster, config: RunConfig, deployment: Object) -> Why:
     """What the newest pod waits for."""
-    pods = [read_pod(each) for each in cluster.list(POD, selector(config.name, SERVE)).items]
-    living = sorted((pod for pod in pods if not pod.deleted), key=lambda pod: pod.created)
+    pods = cluster.list(POD, selector(config.name, SERVE)).items
+    living = [each for each in pods if "deletionTimestamp" not in each["metadata"]]
     if not living:
-        return "waits for its pod to be made"
-    pod = living[-1]
-    events: list[Object] = []
+        return _unmade(deployment)
+    newest = max(living, key=lambda each: str(each["metadata"].get("creationTimestamp", "")))
+    pod, events = read_pod(newest), list[Object]()
     with suppress(AccessError):
         told = cluster.list(EVENT).items
         events = sorted((each for each in told if each["involvedObject"].get("uid") == pod.uid), key=when)
     if not pod.node:
-        return scheduling(pod, events).detail
+        return _with_pool(scheduling(pod, events), newest)
     if pod.waiting is not None and pod.waiting.word != "PodInitializing":
-        return starting(pod, pod.waiting, events)[1].detail
+        why = starting(pod, pod.waiting, events)[1]
+        return replace(why, hint=None)  # which is about runs: `packtrain logs` knows no Deployment
     if pod.running:
-        return f"vLLM loads the base on {pod.node}"
-    return f"the adapter is fetched and verified on {pod.node}"
+        return Why(f"vLLM loads the base on {pod.node}")
+    return Why(f"the adapter is fetched and verified on {pod.node}")
+
+
+def _unmade(deployment: Object) -> Why:
+    """Why there is no pod: what the Deployment says of its ReplicaSet."""
+    for each in (deployment.get("status") or {}).get("conditions") or []:
+        if each.get("type") == "ReplicaFailure" and each.get("status") == "True":
+            message = " ".join(str(each.get("message") or "").split())
+            return first_match(CREATE, message) or Why(f"its pod cannot be made: {message}")
+    return Why("waits for its pod to be made")
+
+
+def _with_pool(why: Why, pod: Object) -> Why:
+    """Where no node is of the kind, the command that makes a pool of this one, which is not the run's."""
+    wanted = (pod.get("spec") or {}).get("nodeSelector") or {}
+    if why.hint != POOL or INSTANCE_TYPE not in wanted:
+        return why
+    bought = "spot" if SPOT in wanted else "flex-start" if FLEX_START in wanted else "on-demand"
+    keys = f"-s cluster.machine={wanted[INSTANCE_TYPE]} -s cluster.nodes=1 -s cluster.capacity={bought}"
+    return replace(why, hint=f"{POOL.replace(' makes', f' {keys} makes')}")
