@@ -1,4 +1,4 @@
-"""GGUF files and Ollama folders: llama.cpp reads the same tokens and says the same logits as base and adapter."""
+"""GGUF files and Ollama folders: llama.cpp cuts text the same way and says what base and adapter say."""
 
 from __future__ import annotations
 
@@ -82,7 +82,13 @@ class LlamaCpp:
 
 @pytest.mark.parametrize(
     ("kind", "family"),
-    [("llama", "smollm2"), ("llama3", "llama32"), ("qwen2", "qwen25"), ("qwen3", "qwen3"), ("llama", "zephyr")],
+    [
+        ("llama", "smollm2"),
+        ("llama3", "llama32"),
+        ("qwen2", "qwen25"),
+        ("qwen3", "qwen3"),
+        ("llama", "zephyr"),
+    ],
 )
 def test_llama_cpp_says_the_same(tmp_path: Path, kind: str, family: str) -> None:
     base = base_of(tmp_path / "base", kind, family, tied=family == "smollm2")
@@ -205,7 +211,9 @@ def _tokenizer(pre: Any, **changes: Any) -> dict[str, Any]:
     [
         (_tokenizer(BYTES), "gpt-2"),
         (
-            _tokenizer({"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTES]}),
+            _tokenizer(
+                {"type": "Sequence", "pretokenizers": [{"type": "Digits", "individual_digits": True}, BYTES]}
+            ),
             "smollm",
         ),
         (_tokenizer(_split(LLAMA3)), "llama-bpe"),
@@ -236,7 +244,9 @@ def test_the_order_of_rotary_pairs_and_back() -> None:
     weight = torch.randn(32, 5)
     assert torch.equal(put_back(reordered(weight, 4), 4), weight)
     # Of a head's 8 rows the first half are the cosines' and the second the sines': taken in turns.
-    assert torch.equal(reordered(torch.arange(8.0)[:, None], 1).flatten(), torch.tensor([0, 4, 1, 5, 2, 6, 3, 7.0]))
+    assert torch.equal(
+        reordered(torch.arange(8.0)[:, None], 1).flatten(), torch.tensor([0, 4, 1, 5, 2, 6, 3, 7.0])
+    )
 
 
 @pytest.mark.parametrize(
@@ -250,7 +260,9 @@ def test_ollamas_template_says_what_jinja_says(family: str) -> None:
         return
     assert parts is not None
     turns = ["What?", "That.", "Why?"]
-    messages = [{"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)]
+    messages = [
+        {"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)
+    ]
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     bos = tokenizer.bos_token
     adds = bos is not None and tokenizer("")["input_ids"][:1] == [tokenizer.bos_token_id]
@@ -271,7 +283,9 @@ def test_a_folder_for_ollama(tmp_path: Path, adapter: Path) -> None:
 
 def test_without_a_template_that_go_can_say(tmp_path: Path) -> None:
     base = base_of(tmp_path / "base", "llama", "deepseek")
-    _, has_template = export_ollama(locate(str(base), tmp_path / "x"), None, tmp_path / "o", "f16", say=silent)
+    _, has_template = export_ollama(
+        locate(str(base), tmp_path / "x"), None, tmp_path / "o", "f16", say=silent
+    )
     assert has_template is ("TEMPLATE" in (tmp_path / "o" / "Modelfile").read_text())
 
 

@@ -53,7 +53,7 @@ def found(folder: Path) -> LocatedAdapter:
 
 def peft_merge(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
     model = PeftModel.from_pretrained(plain_base(base), str(adapter))
-    return dict(model.merge_and_unload().state_dict())  # type: ignore[operator]
+    return dict(model.merge_and_unload().state_dict())
 
 
 def logits(model: Any) -> torch.Tensor:
@@ -86,7 +86,8 @@ def test_the_same_numbers_as_pefts_own_merge(tmp_path: Path, kind: str, tied: bo
     base = make_tiny_base(tmp_path / "base", tied=tied)
     adapter = with_peft(base, tmp_path / "adapter", **KINDS[kind])
     made = export_merged(found(adapter), None, tmp_path / "merged", say=silent)
-    assert made.check.logit_error < 1e-5 < 1e-2 < made.check.effect
+    assert made.check.logit_error < 1e-5
+    assert made.check.effect > 1e-2
     theirs = peft_merge(base, adapter)
     ours = AutoModelForCausalLM.from_pretrained(made.folder, dtype=torch.float32)
     for name, tensor in ours.state_dict().items():

@@ -76,7 +76,8 @@ def merged_card(name: str, base: str, revision: str | None, adapter: str, error:
     at = f" at revision `{revision}`" if revision else ""
     return (
         "\n".join(front)
-        + f"\n\n# {name}\n\n`{base}`{at}, with the adapter {adapter} merged into its weights by packtrain.\n\n{error}\n"
+        + f"\n\n# {name}\n\n`{base}`{at}, with the adapter {adapter} merged into its weights by packtrain."
+        + f"\n\n{error}\n"
     )
 
 

@@ -55,7 +55,7 @@ class Deltas:
     replaced: dict[str, str] = field(default_factory=dict)
     """``<module path>.weight`` or ``.bias`` -> the key of what stands in its place."""
     copies: dict[str, str] = field(default_factory=dict)
-    """``<module path>.weight`` -> the key of a copy of the base's: peft saves one of a head with an update."""
+    """``<module path>.weight`` -> the key of the base's own: peft saves it of a head with an update."""
     keeps_tied: bool = False
     """The head follows the embeddings that were trained."""
 
@@ -91,7 +91,8 @@ class Deltas:
         update = self.updates[module]
         a, b = self.shards.read(update.a).float(), self.shards.read(update.b).float()
         if update.transposed:
-            return self._scaled(update, weight.T + update.scaling * (b @ a), 0).T
+            whole: Tensor = self._scaled(update, weight.T + update.scaling * (b @ a), 0).T
+            return whole
         rows = b[first : first + len(weight)]
         return self._scaled(update, torch.addmm(weight, rows, a, alpha=update.scaling), first)
 

@@ -104,7 +104,10 @@ def export_gguf(located: LocatedAdapter, base: str | None, path: Path, kind: Kin
 def export_ollama(
     located: LocatedAdapter, base: str | None, folder: Path, kind: Kind, *, say: Say
 ) -> tuple[GgufFile, bool]:
-    """A folder for ``ollama create``; False where its Modelfile has no template. Errors: :func:`export_gguf`."""
+    """A folder for ``ollama create``; False where its Modelfile has no template.
+
+    Errors: those of :func:`export_gguf`.
+    """
     folder = folder.expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConflictError(f"{folder}: is there already", hint="name a folder that is new or empty")
@@ -173,8 +176,8 @@ def _write_checked(whole: _Whole, path: Path, name: str, kind: Kind, say: Say) -
     worst = relative(got, whole.logits(ids))
     if not worst <= GGUF_TOLERANCE[kind]:
         raise GateError(
-            f"{path.name}: computes something else than what it was made from: logits differ by {worst:.2g} of "
-            f"their size, {GGUF_TOLERANCE[kind]:.2g} is allowed",
+            f"{path.name}: computes something else than what it was made from: logits differ by {worst:.2g} "
+            f"of their size, {GGUF_TOLERANCE[kind]:.2g} is allowed",
             hint="nothing was written" + ("; --type f16 rounds less" if kind == "q8_0" else ""),
         )
     return GgufFile(path, path.stat().st_size, worst, GGUF_TOLERANCE[kind])

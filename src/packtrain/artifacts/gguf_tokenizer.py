@@ -63,9 +63,7 @@ def cutting(content: dict[str, Any]) -> str:
     """llama.cpp's name of how the tokenizer in a ``tokenizer.json`` cuts text. Errors: :class:`ConfigError`."""
     hint = "safetensors have the tokenizer as it is: --merged DIR"
     if content["model"]["type"] != "BPE" or not content["model"]["merges"]:
-        raise ConfigError(
-            "its tokenizer is no byte-level BPE, which is all that is written to GGUF", hint=hint
-        )
+        raise ConfigError("its tokenizer is no byte-level BPE, and no other is written to GGUF", hint=hint)
     if (content.get("normalizer") or {}).get("type") not in (None, "NFC"):
         raise ConfigError(f"its tokenizer changes text first ({content['normalizer']['type']})", hint=hint)
     name = NAMES.get(tuple(_steps(content.get("pre_tokenizer"))))

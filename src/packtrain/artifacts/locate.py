@@ -116,7 +116,7 @@ def settings_of(adapter: str) -> RunConfig | None:
 
 
 def _of_run_file(path: Path) -> str:
-    """The adapter of the run that a run file describes: in the run's folder here, else where it was published."""
+    """The adapter of a run file's run: in the run's folder here, else where it was published."""
     from packtrain.runfile import load
 
     config = load(path, data=False).config

@@ -89,12 +89,11 @@ def _write_shard(merged: Merged, source: Path, target: Path) -> None:
     entries, _ = header(source)
     names = [name for name in entries if name != "__metadata__"]
     names.sort(key=lambda name: merged.base.tensors[name].offset)
-    if merged.untied and merged.layout.stored(f"{merged.layout.embedding}.weight", entries) in names:
+    like = merged.layout.stored(f"{merged.layout.embedding}.weight", names)
+    if merged.untied and like is not None:
         end = max(merged.base.tensors[name].offset + merged.base.tensors[name].bytes for name in names)
         begin = end - sum(merged.base.tensors[name].bytes for name in names)
         stored = merged.tensors[merged.untied]
-        like = merged.layout.stored(f"{merged.layout.embedding}.weight", entries)
-        assert like is not None
         offsets = [end - begin, end - begin + stored.bytes]
         entries[merged.untied] = {**entries[like], "data_offsets": offsets}
         names.append(merged.untied)

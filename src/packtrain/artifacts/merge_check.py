@@ -46,8 +46,8 @@ class MergeReport:
     @property
     def sentence(self) -> str:
         return (
-            f"Its logits differ from those of base and adapter by at most {self.logit_error:.2g} of their size "
-            f"({self.tolerance:.2g} is allowed), on {self.positions} tokens; the adapter changes them by "
+            f"Its logits differ from those of base and adapter by at most {self.logit_error:.2g} of their "
+            f"size ({self.tolerance:.2g} is allowed), on {self.positions} tokens; the adapter changes them by "
             f"{self.effect:.2g}."
         )
 
@@ -55,8 +55,8 @@ class MergeReport:
     def warning(self) -> str | None:
         if self.logit_error > self.effect / 2:
             return (
-                f"rounding changes the logits by {self.logit_error:.2g} of their size, and the adapter itself "
-                f"by {self.effect:.2g}: little of what it learnt may be left in the merged weights"
+                f"rounding changes the logits by {self.logit_error:.2g} of their size, and the adapter "
+                f"itself by {self.effect:.2g}: little of what it learnt may be left in the merged weights"
             )
         return None
 

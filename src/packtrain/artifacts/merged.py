@@ -6,7 +6,7 @@ has in its files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -46,7 +46,7 @@ class Layout:
     prefix: str
     """Of the paths within the model without its head, such as ``model``."""
 
-    def stored(self, parameter: str, names: dict[str, Stored]) -> str | None:
+    def stored(self, parameter: str, names: Container[str]) -> str | None:
         """The name that a parameter has in the files, None where it is not in them.
 
         Some models' files leave out the path's first part, or have one more.

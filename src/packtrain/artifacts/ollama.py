@@ -48,7 +48,8 @@ class Parts:
         user = "{{ .Content }}".join((self.before_user, self.after_user))
         return (
             f'{head}{{{{ range .Messages }}}}{{{{ if eq .Role "user" }}}}{user}'
-            f'{{{{ else if eq .Role "assistant" }}}}{{{{ .Content }}}}{self.after_answer}{{{{ end }}}}{{{{ end }}}}'
+            f'{{{{ else if eq .Role "assistant" }}}}{{{{ .Content }}}}{self.after_answer}'
+            "{{ end }}{{ end }}"
         )
 
 

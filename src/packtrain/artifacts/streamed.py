@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def make_room(model: PreTrainedModel, parameters: Iterable[str]) -> None:
     for parameter in parameters:
         path, _, key = parameter.rpartition(".")
         module = model.get_submodule(path)
-        shape = module._parameters[key].shape  # type: ignore[union-attr]
+        shape = module._parameters[key].shape
         module._parameters[key] = nn.Parameter(torch.zeros(shape), requires_grad=False)
 
 
@@ -71,7 +72,7 @@ def layout(model: PreTrainedModel) -> Layout:
 
 
 def logits(model: Any, weights: Weights, of: Layout, ids: Tensor) -> Tensor:
-    """What a skeleton says, with or without peft's layers in it, with these weights: [T, V] at ``ids`` [T]."""
+    """What a skeleton, with or without peft's layers, says with these weights: [T, V] for ``ids`` [T]."""
     with _streaming(model, weights, of), torch.inference_mode():
         said: Tensor = model(input_ids=ids[None], use_cache=False).logits[0].float()
     return said
@@ -95,8 +96,8 @@ def _streaming(model: nn.Module, weights: Weights, of: Layout) -> Iterator[None]
             elif isinstance(module, nn.Embedding):
                 undo += _some_rows(module, names["weight"], weights)
             elif type(module) is nn.Linear:
-                module.forward = _in_blocks(module, names, weights)  # type: ignore[method-assign]
-                undo.append(lambda module=module: module.__dict__.pop("forward"))
+                module.__dict__["forward"] = _in_blocks(module, names, weights)
+                undo.append(partial(module.__dict__.pop, "forward"))
             else:
                 undo += _whole(module, module, names, weights)
         yield

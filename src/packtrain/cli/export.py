@@ -149,6 +149,7 @@ def _of_gguf(made: GgufFile) -> dict[str, Any]:
         "bytes": made.bytes,
         "logit_error": made.logit_error,
         "tolerance": made.tolerance,
-        "sentence": f"The model is in {made.path} ({made.bytes / 1e9:.2f} GB). Its logits differ from those of "
-        f"base and adapter by at most {made.logit_error:.2g} of their size ({made.tolerance:.2g} is allowed).",
+        "sentence": f"The model is in {made.path} ({made.bytes / 1e9:.2f} GB). Its logits differ from those "
+        f"of base and adapter by at most {made.logit_error:.2g} of their size ({made.tolerance:.2g} is "
+        "allowed).",
     }
