@@ -100,7 +100,8 @@ class Deltas:
         if update.magnitude is None:
             return weight
         wanted = self.shards.read(update.magnitude).float().flatten()[first : first + len(weight)]
-        return weight * (wanted / torch.linalg.vector_norm(weight, dim=1))[:, None]
+        scaled: Tensor = weight * (wanted / torch.linalg.vector_norm(weight, dim=1))[:, None]
+        return scaled
 
 
 def _settings(path: Path) -> dict[str, Any]:

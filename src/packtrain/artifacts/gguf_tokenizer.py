@@ -60,7 +60,7 @@ def add_tokenizer(writer: Any, tokenizer: Any, vocab: int, end_of_turn: int | No
 
 
 def cutting(content: dict[str, Any]) -> str:
-    """llama.cpp's name of how the tokenizer in a ``tokenizer.json`` cuts text. Errors: :class:`ConfigError`."""
+    """llama.cpp's name of how a ``tokenizer.json`` cuts text. Errors: :class:`ConfigError`."""
     hint = "safetensors have the tokenizer as it is: --merged DIR"
     if content["model"]["type"] != "BPE" or not content["model"]["merges"]:
         raise ConfigError("its tokenizer is no byte-level BPE, and no other is written to GGUF", hint=hint)

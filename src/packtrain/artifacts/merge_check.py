@@ -47,8 +47,8 @@ class MergeReport:
     def sentence(self) -> str:
         return (
             f"Its logits differ from those of base and adapter by at most {self.logit_error:.2g} of their "
-            f"size ({self.tolerance:.2g} is allowed), on {self.positions} tokens; the adapter changes them by "
-            f"{self.effect:.2g}."
+            f"size ({self.tolerance:.2g} is allowed), on {self.positions} tokens; the adapter changes them "
+            f"by {self.effect:.2g}."
         )
 
     @property
@@ -98,10 +98,10 @@ def peft_logits(merged: Merged, adapter: Path, base: BaseFiles, ids: Tensor) -> 
 
 def as_trained(merged: Merged) -> Weights:
     """The base's weights as the training computed with them."""
-    return merged.base if merged.as_trained is None else AsTrained(merged)
+    return merged.base if merged.as_trained is None else TrainedBase(merged)
 
 
-class AsTrained:
+class TrainedBase:
     """A quantised base's weights, each as it was in training."""
 
     def __init__(self, merged: Merged) -> None:
