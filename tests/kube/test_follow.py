@@ -8,7 +8,7 @@ import pytest
 
 from packtrain.errors import BY_EXIT_CODE
 from packtrain.kube.follow import Observation, State, look, printed, spoken
-from packtrain.kube.pod_facts import Ended, meaning
+from packtrain.kube.pod_facts import Ended, Reason, disruption, meaning
 
 Object = dict[str, Any]
 
@@ -147,6 +147,10 @@ def test_the_newest_word_about_a_node_counts() -> None:
             *("starting", 'the ConfigMap "train-1" is not there', "submit", True),
         ),
         (
+            waiting("CreateContainerConfigError", "couldn't find key token in Secret ml/huggingface-secret"),
+            *([], "starting", "Secret ml/huggingface-secret has no key token", "packtrain cloud setup", True),
+        ),
+        (
             waiting("CrashLoopBackOff", last={"terminated": {"exitCode": 139, "reason": "Error"}}),
             *([], "starting", "exit code 139: crashed", "packtrain logs", True),
         ),
@@ -280,12 +284,33 @@ def test_an_evicted_pod_and_its_replacement() -> None:
     gone = ended(75, "old", conditions=EVICTED)
     state = look(Observation(job(), (gone,)))
     assert state.phase == "replaced"
-    assert "PreemptionByScheduler spot" in state.detail
+    assert (
+        "evicted: a pod of higher priority has its place (PreemptionByScheduler: spot); another"
+        in state.detail
+    )
     new = pod("new", created="2026-11-24T00:05:00Z", node="", conditions=UNPLACED)
     assert look(Observation(job(), (gone, new))).phase == "queued"
     assert (
         look(Observation(job(), (gone, running("new", created="2026-11-24T00:05:00Z")))).phase == "starting"
     )
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        (
+            "TerminationByKubelet",
+            "its node shuts down, as when Spot is taken back, or is short of memory or disk",
+        ),
+        ("DeletionByTaintManager", "its node does not answer, or is tainted"),
+        ("DeletionByPodGC", "its node is gone"),
+        ("EvictionByEvictionAPI", "its node is drained, as for an upgrade"),
+        ("SomethingNew", "SomethingNew: more words"),
+    ],
+)
+def test_why_a_pod_was_taken_away_is_said_in_words(word: str, said: str) -> None:
+    told = disruption(Reason(word, "more words"))
+    assert told == (said if word == "SomethingNew" else f"{said} ({word}: more words)")
 
 
 @pytest.mark.parametrize("reason", ["NodeLost", "Evicted", "NodeShutdown"])

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from packtrain.errors import BugError, GateError
 from packtrain.kube import reasons
-from packtrain.kube.pod_facts import Ended, Pod, Reason, current, meaning, read_pod
+from packtrain.kube.pod_facts import Ended, Pod, Reason, current, disruption, meaning, read_pod
 from packtrain.kube.reasons import Why
 from packtrain.run.outcome import gravity
 
@@ -144,8 +144,8 @@ def _between(job: Object, newest: list[Pod], events: list[Object]) -> State:
     if all(pod.phase == "Succeeded" for pod in newest):
         return State("publishing", "all pods have ended well; the job is being closed")
     if last.disrupted is not None:
-        why = " ".join(filter(None, (last.disrupted.word, last.disrupted.message)))
-        return State("replaced", f"the pod {last.name} was evicted ({why}); another one takes its place")
+        why = disruption(last.disrupted)
+        return State("replaced", f"the pod {last.name} was evicted: {why}; another one takes its place")
     how = last.ended.sentence if last.ended else "failed"
     return State("replaced", f"the pod {last.name} {how}; it is tried again")
 

@@ -22,6 +22,27 @@ class Reason:
     message: str = ""
 
 
+#: Of the condition DisruptionTarget, and of a pod's own reason: who took it away, and why.
+#: https://kubernetes.io/docs/concepts/workloads/pods/disruptions/#pod-disruption-conditions
+DISRUPTIONS = {
+    "PreemptionByScheduler": "a pod of higher priority has its place",
+    "DeletionByTaintManager": "its node does not answer, or is tainted",
+    "EvictionByEvictionAPI": "its node is drained, as for an upgrade",
+    "DeletionByPodGC": "its node is gone",
+    "NodeLost": "its node is gone",
+    "TerminationByKubelet": "its node shuts down, as when Spot is taken back, or is short of memory or disk",
+    "NodeShutdown": "its node shuts down, as when Spot is taken back",
+    "Terminated": "its node shuts down, as when Spot is taken back",
+}
+
+
+def disruption(reason: Reason) -> str:
+    """Such as ``its node is gone (DeletionByPodGC)``, with what Kubernetes said more."""
+    told = ": ".join(filter(None, (reason.word, reason.message)))
+    known = DISRUPTIONS.get(reason.word)
+    return f"{known} ({told})" if known else told
+
+
 @dataclass(frozen=True)
 class Ended:
     """A container that has ended."""

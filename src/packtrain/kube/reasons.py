@@ -101,6 +101,7 @@ CREATE = (
         True,
     ),
     Rule(r'secrets? "([\w.-]+)" not found', 'the Secret "{0}" is not there', SETUP, True),
+    Rule(r"couldn't find key (\S+) in Secret (\S+)", "the Secret {1} has no key {0}", SETUP, True),
     Rule(
         r'configmaps? "([\w.-]+)" not found',
         'the ConfigMap "{0}" is not there',
