@@ -1,10 +1,13 @@
-"""Attention on the CPU, a call a document, with a backward pass that writes each gradient where it belongs.
+"""Attention on the CPU, document by document, as products of small blocks; the backward pass written out.
 
-PyTorch's flash attention for the CPU does the work. What autograd would add is left out: a tensor of
-zeros for each slice, copies of keys and values for each group of queries kept until the backward pass.
+A block of queries meets the keys that it may see and no others, so that little of what the causal
+mask forbids is computed; the queries of a group of heads are rows of one product with the keys that
+they share, which are thus never repeated. Scores are made again in the backward pass in place of
+kept: nothing of size L² is ever there. PyTorch's flash attention for the CPU skips nothing of
+documents below 512 tokens, and wants a copy of keys and values for each query head.
 
 Shapes: U tokens, H query heads, K key/value heads, G = H / K, D head size, L one document's length,
-P tokens that all documents begin with (:mod:`packtrain.model.prefix`).
+b queries of a block, P tokens that all documents begin with (:mod:`packtrain.model.prefix`).
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_forward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-_backward = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+#: Queries of a block: at most, at least, and how many scores (over all heads) are aimed at, which is
+#: what a cache holds. Fewer queries waste less on what the mask forbids, and make slower products.
+MOST, LEAST, SCORES = 64, 32, 1 << 20
 
 
 def _pieces(bounds: list[int], shared: int) -> Iterator[tuple[int, int, int]]:
@@ -26,12 +30,45 @@ def _pieces(bounds: list[int], shared: int) -> Iterator[tuple[int, int, int]]:
         yield start, end, shared if number else 0
 
 
-def _heads(x: Tensor, start: int, end: int, before: int, groups: int = 1) -> Tensor:
-    """[1, H, L, D] of a document: tokens 0 … ``before`` and ``start`` … ``end`` of ``x`` [U, K, D]."""
+def _blocks(start: int, end: int, before: int, heads: int) -> Iterator[tuple[int, int, int]]:
+    """First and last query of each block, and how many of the document's keys the last one sees."""
+    size = min(MOST, max(LEAST, SCORES // (heads * (before + end - start))))
+    for first in range(start, end, size):
+        last = min(end, first + size)
+        yield first, last, before + last - start
+
+
+def _by_head(x: Tensor, start: int, end: int, before: int) -> Tensor:
+    """[K, L, D] of a document: tokens 0 … ``before`` and ``start`` … ``end`` of ``x`` [U, K, D]."""
     part = torch.cat([x[:before], x[start:end]]) if before else x[start:end]
-    if groups > 1:
-        part = part.repeat_interleave(groups, dim=1)
-    return part.transpose(0, 1).unsqueeze(0)
+    return _precise(part.transpose(0, 1).contiguous())
+
+
+def _grouped(x: Tensor, heads: int) -> Tensor:
+    """[K, b·G, D] of a block ``x`` [b, H, D]."""
+    block, _, size = x.shape
+    return _precise(x.view(block, heads, -1, size).transpose(0, 1).reshape(heads, -1, size))
+
+
+def _put(x: Tensor, into: Tensor) -> None:
+    """The inverse of :func:`_grouped`, into ``into`` [b, H, D]."""
+    block, _, size = into.shape
+    heads = len(x)
+    into.view(block, heads, -1, size).copy_(x.view(heads, block, -1, size).transpose(0, 1))
+
+
+def _precise(x: Tensor) -> Tensor:
+    """Scores are never less than fp32."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def _shares(query: Tensor, keys: Tensor, block: int) -> Tensor:
+    """What each of the scaled queries [K, b·G, D] takes of the keys [K, j, D]: [K, b·G, j]."""
+    scores = torch.bmm(query, keys.transpose(1, 2))
+    later = torch.ones(block, block, dtype=torch.bool, device=query.device).triu_(1)
+    corner = scores.view(len(keys), block, -1, keys.shape[1])[..., -block:]
+    corner.masked_fill_(later.unsqueeze(1), float("-inf"))
+    return torch.softmax(scores, dim=-1)
 
 
 class Documents(torch.autograd.Function):
@@ -41,46 +78,42 @@ class Documents(torch.autograd.Function):
     def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, bounds: list[int], shared: int, scale: float
     ) -> Tensor:
-        groups = query.shape[1] // key.shape[1]
+        heads = key.shape[1]
         out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-        sizes = []
         for start, end, before in _pieces(bounds, shared):
-            q, k, v = (
-                _heads(each, start, end, before, count)
-                for each, count in ((query, 1), (key, groups), (value, groups))
-            )
-            attended, size = _forward(q, k, v, 0.0, True, scale=scale)
-            out[start:end] = attended[0, :, before:].transpose(0, 1)
-            sizes.append(size)
-        ctx.save_for_backward(query, key, value, out, *sizes)
+            keys, values = (_by_head(each, start, end, before) for each in (key, value))
+            for first, last, seen in _blocks(start, end, before, query.shape[1]):
+                q = _grouped(query[first:last], heads) * scale
+                shares = _shares(q, keys[:, :seen], last - first)
+                _put(torch.bmm(shares, values[:, :seen]), out[first:last])
+        ctx.save_for_backward(query, key, value)
         ctx.settings = bounds, shared, scale
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
         (grad,) = grads
-        query, key, value, out, *sizes = ctx.saved_tensors
+        query, key, value = ctx.saved_tensors
         bounds, shared, scale = ctx.settings
-        heads, head = key.shape[1], key.shape[2]
-        groups = query.shape[1] // heads
+        heads = key.shape[1]
         # The first document writes the shared tokens' gradients, the others add to them.
         query_grad, key_grad, value_grad = (
             torch.empty(each.shape, dtype=each.dtype, device=each.device) for each in (query, key, value)
         )
-        for (start, end, before), size in zip(_pieces(bounds, shared), sizes, strict=True):
-            arrived = _heads(grad, start, end, before)
-            if before:
-                # Of what the shared tokens themselves gave, the first document sends it all back.
-                arrived[:, :, :before] = 0
-            q, k, v, o = (
-                _heads(each, start, end, before, count)
-                for each, count in ((query, 1), (key, groups), (value, groups), (out, 1))
-            )
-            found = _backward(arrived, q, k, v, o, size, 0.0, True, scale=scale)
-            query_grad[start:end] = found[0][0, :, before:].transpose(0, 1)
-            for each, into in zip(found[1:], (key_grad, value_grad), strict=True):
-                summed = each[0].unflatten(0, (heads, groups)).sum(1) if groups > 1 else each[0]
-                by_token = summed.view(heads, -1, head).transpose(0, 1)
+        for start, end, before in _pieces(bounds, shared):
+            keys, values = (_by_head(each, start, end, before) for each in (key, value))
+            to_keys, to_values = torch.zeros_like(keys), torch.zeros_like(values)
+            for first, last, seen in _blocks(start, end, before, query.shape[1]):
+                q = _grouped(query[first:last], heads) * scale
+                shares = _shares(q, keys[:, :seen], last - first)
+                arrived = _grouped(grad[first:last], heads)
+                to_values[:, :seen].baddbmm_(shares.transpose(1, 2), arrived)
+                through = torch.bmm(arrived, values[:, :seen].transpose(1, 2))
+                through = torch.ops.aten._softmax_backward_data(through, shares, -1, shares.dtype)
+                to_keys[:, :seen].baddbmm_(through.transpose(1, 2), q)
+                _put(torch.bmm(through, keys[:, :seen]).mul_(scale), query_grad[first:last])
+            for found, into in ((to_keys, key_grad), (to_values, value_grad)):
+                by_token = found.transpose(0, 1)
                 into[start:end] = by_token[before:]
                 if before:
                     into[:before] += by_token[:before]

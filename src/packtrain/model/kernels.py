@@ -215,7 +215,8 @@ class GatedMlp(torch.autograd.Function):
         )
         assert inner_grad is not None
         up_grad = silu.mul_(inner_grad)
-        gate_grad = torch.ops.aten.silu_backward(inner_grad.mul_(up), gate)
+        inner_grad.mul_(up)
+        gate_grad = torch.ops.aten.silu_backward.grad_input(inner_grad, gate, grad_input=inner_grad)
         x = again(hidden, norm, inverse)
         below = wanted[1] or wanted[2]
         into, gate_found = linear_backward(

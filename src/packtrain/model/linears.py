@@ -101,7 +101,7 @@ def linear(
     if update is None:
         return y, None
     assert a is not None and b is not None
-    inner = F.linear(update.drop(x), a.to(x.dtype))
+    inner = times(update.drop(x), a.to(x.dtype))
     y.addmm_(inner, b.to(x.dtype).t(), alpha=update.scaling)
     return y, inner
 
@@ -134,12 +134,12 @@ def linear_backward(
     if update is None:
         return into, found
     assert a is not None and b is not None and inner is not None
-    small = (grad @ b.to(grad.dtype)).mul_(update.scaling)
+    small = times(grad, b.to(grad.dtype).t()).mul_(update.scaling)
     mask = None if update.randomness is None else update.mask(x)
     if wanted[2]:
-        found[2] = (small.t() @ (x if mask is None else x * mask)).to(a.dtype)
+        found[2] = times(small.t(), (x if mask is None else x * mask).t()).to(a.dtype)
     if wanted[3]:
-        found[3] = (inner.t() @ grad).mul_(update.scaling).t().to(b.dtype)
+        found[3] = times(inner.t(), grad.t()).mul_(update.scaling).t().to(b.dtype)
     if input_wanted:
         assert into is not None
         if mask is None:

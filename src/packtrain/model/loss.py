@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from packtrain.errors import ConfigError
 from packtrain.model.attention import attention_arguments, plain_attention, use_document_attention
 from packtrain.model.fused import use_fused_layers
-from packtrain.model.linears import drops
+from packtrain.model.linears import drops, times
 from packtrain.model.prefix import share_prefix
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         grad_bias = torch.zeros_like(bias, dtype=torch.float32) if want_bias and bias is not None else None
         for start in range(0, len(targets), chunk):
             part, wanted = hidden[start : start + chunk], targets[start : start + chunk, None]
-            logits = F.linear(part, weight, bias).float()
+            logits = times(part, weight, bias).float()
             if scale != 1.0:
                 logits *= scale
             bend = None
@@ -74,7 +74,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 grad_bias += grad.sum(0)
             grad = grad.to(hidden.dtype)
             if grad_hidden is not None:
-                torch.mm(grad, weight, out=grad_hidden[start : start + chunk])
+                grad_hidden[start : start + chunk] = times(grad, weight.t())
             if grad_weight is not None:
                 grad_weight += grad.T @ part
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
