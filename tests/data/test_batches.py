@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from packtrain.data import batches
 from packtrain.data.batches import BatchPlan, collate, micro_batches
 from packtrain.data.tokenized import TokenizedRows
 
@@ -71,6 +72,24 @@ def test_the_order_stays_the_same_between_versions() -> None:
 
 
 GOLDEN = [[7, 0], [4, 2], [1, 3], [5, 6]]
+
+
+@pytest.mark.parametrize("more", [{}, {"epochs": 0.3}, {"epochs": 2.4}, {"epochs": 3.0, "max_steps": 7}])
+def test_the_largest_batch_is_found_without_making_them_all(more: dict[str, float]) -> None:
+    made = plan(bins=61, batch_tokens=700, **more)  # type: ignore[arg-type]
+    assert made.most_bins == max(len(made.batch(step)) for step in range(1, made.steps + 1))
+
+
+def test_a_step_does_not_go_through_all_bins_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut: list[int] = []
+    real = batches.near_equal_cuts
+    monkeypatch.setattr(
+        batches, "near_equal_cuts", lambda tokens, parts: cut.append(parts) or real(tokens, parts)
+    )
+    made = plan(epochs=3)
+    for step in range(1, made.steps + 1):
+        made.batch(step)
+    assert len(cut) == 3  # one an epoch
 
 
 def test_a_fraction_of_an_epoch_and_a_limit_end_in_the_middle() -> None:

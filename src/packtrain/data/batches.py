@@ -66,26 +66,51 @@ class BatchPlan:
         if not 1 <= step <= self.steps:
             raise IndexError(f"step {step} is not one of 1..{self.steps}")
         epoch, part = divmod(step - 1, self.steps_per_epoch)
+        cuts = self._cuts(epoch)
         order = epoch_order(self.seed, epoch, len(self.bin_tokens))
-        cuts = self._cuts(self.bin_tokens[order])
         chosen: Indices = order[cuts[part] : cuts[part + 1]]
         return chosen
+
+    @cached_property
+    def most_bins(self) -> int:
+        """Bins of the largest batch of the run."""
+        whole, rest = divmod(self.steps, self.steps_per_epoch)
+        sizes = [np.diff(self._cuts(epoch)).max() for epoch in range(whole)]
+        if rest:
+            sizes.append(np.diff(self._cuts(whole)[: rest + 1]).max())
+        return int(max(sizes))
 
     def epoch_at(self, step: int) -> float:
         """Epochs done after ``step`` steps."""
         return step / self.steps_per_epoch
 
-    def _cuts(self, tokens: Indices) -> Indices:
-        """Where to cut bins of these sizes into near-equal batches, none empty: [steps_per_epoch + 1]."""
-        parts, done = self.steps_per_epoch, np.r_[0, np.cumsum(tokens)]
-        wanted = done[-1] * np.arange(1, parts) / parts
-        after = np.searchsorted(done, wanted)
-        nearest = after - (wanted - done[after - 1] < done[after] - wanted)
-        # Strictly rising, and enough bins left for the batches that follow.
-        number = np.arange(1, parts)
-        rising = np.maximum.accumulate(np.maximum(nearest, 1) - number) + number
-        inner = np.minimum(rising, len(tokens) - parts + number)
-        return np.array([0, *inner.tolist(), len(tokens)], dtype=np.int64)
+    def _cuts(self, epoch: int) -> Indices:
+        """Where the order of ``epoch`` is cut into batches: [steps_per_epoch + 1].
+
+        Kept for one epoch: its steps come one after another, and each would go through all bins.
+        """
+        if epoch not in self._kept_cuts:
+            order = epoch_order(self.seed, epoch, len(self.bin_tokens))
+            self._kept_cuts.clear()
+            self._kept_cuts[epoch] = near_equal_cuts(self.bin_tokens[order], self.steps_per_epoch)
+        return self._kept_cuts[epoch]
+
+    @cached_property
+    def _kept_cuts(self) -> dict[int, Indices]:
+        return {}
+
+
+def near_equal_cuts(tokens: Indices, parts: int) -> Indices:
+    """Where to cut bins of these sizes into ``parts`` near-equal batches, none empty: [parts + 1]."""
+    done = np.r_[0, np.cumsum(tokens)]
+    wanted = done[-1] * np.arange(1, parts) / parts
+    after = np.searchsorted(done, wanted)
+    nearest = after - (wanted - done[after - 1] < done[after] - wanted)
+    # Strictly rising, and enough bins left for the batches that follow.
+    number = np.arange(1, parts)
+    rising = np.maximum.accumulate(np.maximum(nearest, 1) - number) + number
+    inner = np.minimum(rising, len(tokens) - parts + number)
+    return np.array([0, *inner.tolist(), len(tokens)], dtype=np.int64)
 
 
 def micro_batches(bin_ids: Indices, size: int) -> Iterator[Indices]:

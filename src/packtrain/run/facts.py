@@ -79,7 +79,6 @@ def _hub_datasets(sources: dict[str, dict[str, Any]]) -> list[str]:
 
 def training_facts(fit: Fit) -> TrainingFacts:
     config, state, plan = fit.config.train, fit.state, fit.trainer.plan
-    most_bins = max(len(plan.batch(step)) for step in range(1, plan.steps + 1))
     return TrainingFacts(
         learning_rate=config.learning_rate,
         schedule=config.schedule,
@@ -87,7 +86,7 @@ def training_facts(fit: Fit) -> TrainingFacts:
         epochs=plan.epoch_at(state.step),
         steps=state.step,
         micro_batch=fit.trainer.micro_batch,
-        accumulation=-(-most_bins // fit.trainer.micro_batch),
+        accumulation=-(-plan.most_bins // fit.trainer.micro_batch),
         weight_decay=config.weight_decay,
         beta1=config.beta1,
         beta2=config.beta2,
