@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from packtrain.errors import UsageError
+from packtrain.errors import PacktrainError, UsageError
 from packtrain.report.facts import read_facts
 from packtrain.report.write import REPORT, seconds_for, write_report
 from packtrain.run.where import find
 from packtrain.rundir import write_atomically
+from packtrain.storage import Storage
 
 if TYPE_CHECKING:
     from packtrain.run.session import Session
+
+#: For the page's copy in the bucket: it is small, and can be written again.
+COPY_SECONDS = 5.0
 
 
 def write_one(run: str, output: Path | None) -> Path:
@@ -57,10 +62,22 @@ def last_report(session: Session) -> None:
             return
         path = write_report(session.run_dir)
         if session.keeping is not None and session.keeping.remote is not None:
-            session.keeping.remote.write(REPORT, path.read_bytes())
+            _copy(session.keeping.remote, path.read_bytes(), session.seconds_left())
     except Exception as error:  # noqa: BLE001
         if not session.report_failed:
             session.progress.stage(f"warning: {_failed(error)}")
+
+
+def _copy(remote: Storage, page: bytes, timeout: float) -> None:
+    """To the run's place in a bucket, and no longer than so: one that is away holds up no stop."""
+
+    def write() -> None:
+        with suppress(PacktrainError, OSError):
+            remote.write(REPORT, page)
+
+    thread = threading.Thread(target=write, name="packtrain-report", daemon=True)
+    thread.start()
+    thread.join(min(timeout, COPY_SECONDS))
 
 
 def _failed(error: Exception) -> str:
