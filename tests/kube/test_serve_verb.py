@@ -259,7 +259,10 @@ def test_a_dry_run_that_does_not_know_the_base_says_what_to_do(site: Site) -> No
     ended = site.packtrain("serve", site.run_file(), "--dry-run")
     assert (ended.code, ended.out) == (2, "")
     assert "which machine holds org/base is not known: its config.json is not on this machine" in ended.err
-    assert "--machine TYPE names one" in ended.err
+    assert "--machine TYPE names one; packtrain plan RUN brings it" in ended.err
+    bucket = site.packtrain("serve", site.run_file(model__source="gs://models/x"), "--dry-run")
+    assert (bucket.code, bucket.out) == (2, "")
+    assert bucket.err.rstrip().endswith("--machine TYPE names one"), "no plan brings a bucket's"
     assert len(site.hub.requests) == before
 
 
@@ -268,6 +271,7 @@ def test_a_gated_base_says_why_and_how_it_goes_on(site: Site) -> None:
     ended = site.packtrain("serve", site.run_file(model__source="org/gated"), "--detach")
     assert ended.code == 77
     assert "org/gated" in ended.err
+    assert ended.err.rstrip().endswith("or name the machine: --machine TYPE")
     assert site.api.names("Deployment") == []
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from packtrain.artifacts.receipt import RECEIPT, Receipt
 from packtrain.config import RunConfig
-from packtrain.errors import AccessError, ConfigError, UnavailableError, UsageError
+from packtrain.errors import AccessError, ConfigError, PacktrainError, UnavailableError, UsageError
 from packtrain.kube import observe
 from packtrain.kube.api import DEPLOYMENT, EVENT, POD, SERVICE, Cluster, Object
 from packtrain.kube.cost import node_price
@@ -55,7 +55,8 @@ def serving_of(
             raise UsageError(
                 f"which machine holds {config.model.source} is not known: its config.json is not on this "
                 "machine, and --dry-run asks nobody",
-                hint="--machine TYPE names one; packtrain plan RUN brings the config.json",
+                hint="--machine TYPE names one"
+                + ("" if config.model.source.startswith("gs://") else "; packtrain plan RUN brings it"),
             )
         return Serving(config, image, config.output.uri, named, bought)
     served = served_of(config, found)
@@ -74,7 +75,11 @@ def _base_config(config: RunConfig, *, offline: bool) -> dict[str, Any] | None:
     if found is None and not offline:
         from packtrain.plan.plan import read_base
 
-        return read_base(config, lambda _: None).config
+        try:
+            return read_base(config, lambda _: None).config
+        except PacktrainError as error:
+            error.hint = "; ".join(filter(None, (error.hint, "or name the machine: --machine TYPE")))
+            raise
     return found
 
 
