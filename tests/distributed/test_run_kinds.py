@@ -23,7 +23,7 @@ KINDS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 def trained(job: Job) -> dict[str, torch.Tensor]:
-    return load_file(job.run_dir.adapter / "adapter_model.safetensors")
+    return dict(load_file(job.run_dir.adapter / "adapter_model.safetensors"))
 
 
 @pytest.mark.parametrize("name", KINDS)

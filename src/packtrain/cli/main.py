@@ -37,6 +37,7 @@ VERBS = {
     "chat": "Talk with an adapter.",
     "eval": "Measure an adapter beside its base.",
     "export": "Turn an adapter into what other programs take.",
+    "stage": "Copy the pinned base and data to the bucket.",
     "fetch": "Bring an adapter back from a bucket and verify it.",
     "cloud setup": "Bring a project from nothing to ready for a run.",
     "cloud check": "Look whether a run can go: rights, quota, zones, versions.",

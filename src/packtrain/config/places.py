@@ -46,5 +46,8 @@ class ClusterConfig(Section):
     """Several nodes: pods on the node's own network. Only where GPUDirect-TCPXO does not work without."""
     image: str | None = None
     """Container image; resolved to a digest at submit. Default: made from packtrain's version."""
+    staged: str | None = None
+    """Where `packtrain stage` has put copies of the base and the data: pods read them there, and do not
+    ask the hub. The run file has to name the staged commits (`model.revision`, `data.revision`)."""
     max_cost: Money | None = None
     """The run stops with a checkpoint when it has cost this much, such as `200 USD`."""

@@ -14,6 +14,7 @@ from typing import Any
 
 from packtrain.errors import UnavailableError
 from packtrain.hub.access import RepoType, check_access, hub_errors
+from packtrain.hub.staged import Pinned, bring_in
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SECONDS_BETWEEN_SENTENCES = 10.0
@@ -47,6 +48,8 @@ def download(
     }
     if revision and COMMIT.fullmatch(revision):
         cached = _cached(wanted)
+        if cached is None and bring_in(Pinned(repo_id, revision, repo_type), allow, ignore, on_progress):
+            cached = _cached(wanted)
         if cached is not None:
             return cached
     try:

@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 from packtrain.config import ClusterConfig, seconds
+from packtrain.hub.staged import STAGED
 from packtrain.kube.launch import Launch
 from packtrain.kube.names import (
     MASTER_PORT,
@@ -95,8 +96,16 @@ def environment(launch: Launch) -> tuple[Variable, ...]:
         Variable("PACKTRAIN_NODES", "1"),
         *([Variable(OWN_PRICE, str(price.usd))] if price.own and price.usd is not None else []),
         *([Variable(PLANNED, launch.planned)] if launch.planned else []),
+        *staged(cluster),
         Variable("HF_TOKEN", secret=(TOKEN_SECRET, TOKEN_KEY)),
     )
+
+
+def staged(cluster: ClusterConfig) -> tuple[Variable, ...]:
+    """Copies in the bucket in place of the hub, where there are any."""
+    if cluster.staged is None:
+        return ()
+    return (Variable(STAGED, cluster.staged), Variable("HF_HUB_OFFLINE", "1"))
 
 
 def volumes(launch: Launch) -> tuple[Volume, ...]:
