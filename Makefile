@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help venv demo test test-long lint format lock wheel clean
+.PHONY: help venv demo test test-long lint format docs lock wheel clean
 
 help:
 	@echo "make demo       train the quickstart's adapter and compare the answers before and after"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-long  the long ones too"
 	@echo "make lint       ruff and mypy"
 	@echo "make format     format the code"
+	@echo "make docs       the guide as a site, in docs/_build"
 	@echo "make lock       renew the lock file of the container image"
 	@echo "make wheel      a wheel in dist/"
 	@echo "make clean      remove what make has made"
@@ -57,6 +58,10 @@ format: $(STAMP)
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
+docs: $(STAMP)
+	@$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build
+	@echo "The guide is in docs/_build/index.html"
+
 lock: $(STAMP)
 	@$(BIN)/python tests/image_lock.py
 
@@ -64,5 +69,5 @@ wheel: $(STAMP)
 	@$(BIN)/python -m build --wheel
 
 clean:
-	@rm -rf $(VENV) demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	@rm -rf $(VENV) demo dist build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,6 +11,8 @@ import json
 import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,8 @@ from packtrain.runfile.keys import FIELDS, SECTIONS
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README.ko.md"]
-GUIDE = sorted((ROOT / "docs").glob("*.md"))
+GUIDE = sorted((ROOT / "docs").rglob("*.md"))
+KOREAN = sorted((ROOT / "docs" / "ko").glob("*.md"))
 DOCUMENTS = [*READMES, *GUIDE, ROOT / "CONTRIBUTING.md"]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
@@ -81,7 +84,9 @@ def options(verb: str) -> set[str]:
 
 
 def by_name(paths: list[Path]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("path", paths, ids=[path.name for path in paths])
+    return pytest.mark.parametrize(
+        "path", paths, ids=[f"ko/{path.name}" if path.parent.name == "ko" else path.name for path in paths]
+    )
 
 
 @by_name(DOCUMENTS)
@@ -130,19 +135,37 @@ def test_every_verb_and_option_is_explained() -> None:
         assert not missing - {"--set", "--verbose"}, verb  # known by -s and -v
 
 
-def test_the_readmes_are_one_document_in_two_languages() -> None:
-    english, korean = READMES
+def same_document(english: Path, korean: Path) -> None:
+    """Equal in commands, and in the number of headings, rows and points."""
     assert FENCE.findall(read(english)) == FENCE.findall(read(korean))
     for pattern in (r"^#+ ", r"^\|.*\|$", r"^- ", r"^\d+\. "):
-        counts = [re.findall(pattern, prose(path), re.MULTILINE) for path in READMES]
+        counts = [re.findall(pattern, prose(path), re.MULTILINE) for path in (english, korean)]
         assert len(counts[0]) == len(counts[1]), pattern
-    assert re.findall(r"^#+ ", prose(english), re.MULTILINE) == re.findall(
-        r"^#+ ", prose(korean), re.MULTILINE
-    )
+    headings = [re.findall(r"^#+ ", prose(path), re.MULTILINE) for path in (english, korean)]
+    assert headings[0] == headings[1]
+
+
+def test_the_readmes_are_one_document_in_two_languages() -> None:
+    english, korean = READMES
+    same_document(english, korean)
     own = {"README.md", "README.ko.md"}
     assert sorted(set(LINK.findall(read(english))) - own) == sorted(set(LINK.findall(read(korean))) - own)
     assert len(read(english).splitlines()) <= 200
     assert f"packtrain-{__version__}-py3-none-any.whl" in read(english)
+
+
+@by_name(KOREAN)
+def test_a_korean_page_says_what_the_english_one_says(path: Path) -> None:
+    english = ROOT / "docs" / path.name
+    same_document(english, path)
+    targets = [
+        {
+            (page.parent / link.partition("#")[0]).resolve().stem.partition(".")[0]
+            for link in LINK.findall(read(page))
+        }
+        for page in (english, path)
+    ]
+    assert targets[0] == targets[1]
 
 
 @by_name(DOCUMENTS)
@@ -158,8 +181,37 @@ def test_relative_links_lead_somewhere(path: Path) -> None:
             assert anchor in {re.sub(r"[^\w -]", "", each.lower()).replace(" ", "-") for each in headings}
 
 
-def test_the_guide_is_found_from_the_readme() -> None:
-    assert {f"docs/{path.name}" for path in GUIDE} <= set(LINK.findall(read(READMES[0])))
+def test_the_guide_is_found_from_the_readme_and_its_index() -> None:
+    index = ROOT / "docs" / "index.md"
+    assert "docs/index.md" in LINK.findall(read(READMES[0]))
+    pages = {path.relative_to(index.parent).with_suffix("").as_posix() for path in GUIDE if path != index}
+    assert {f"{page}.md" for page in pages} <= set(LINK.findall(read(index)))
+    listed = re.findall(r"^```\{toctree\}\n(.*?)^```$", read(index), re.MULTILINE | re.DOTALL)
+    in_the_site = [line for body in listed for line in body.split() if not line.startswith(":")]
+    assert pages <= set(in_the_site)
+
+
+def test_the_quickstart_shows_what_init_writes() -> None:
+    (shown,) = blocks(ROOT / "docs" / "quickstart.md", "yaml")
+    written = yaml.safe_load(read(ROOT / "src" / "packtrain" / "examples" / "quickstart.yaml"))
+    for section, value in yaml.safe_load(shown).items():
+        assert (
+            value.items() <= written[section].items()
+            if isinstance(value, dict)
+            else value == written[section]
+        )
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-d", str(tmp_path / "trees")]
+    built = subprocess.run(
+        [*words, str(ROOT / "docs"), str(tmp_path / "site")], capture_output=True, text=True, check=False
+    )
+    assert built.returncode == 0, built.stderr
+    for path in GUIDE:
+        page = path.relative_to(ROOT / "docs").with_suffix(".html")
+        assert (tmp_path / "site" / page).stat().st_size > 0
 
 
 @by_name(GUIDE)
