@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from comparison import as_json, table
-from contestants import CONTESTANTS, DEFAULT, RIVALS, Contestant
+from contestants import CONTESTANTS, DEFAULT, RIVALS, TABLE, Contestant
 from startup import first_steps, start_table
 
 HERE = Path(__file__).resolve().parent
@@ -39,14 +39,14 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--skip", type=int, default=0, help="rows to pass over at the start of the file")
     parser.add_argument("--count", type=int, default=8, help="rows of the step that is measured")
     parser.add_argument("--max-length", type=int, default=512)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=threads, default=[1], help="1, or 1,2: a table for each number")
     parser.add_argument("--batch", type=int, help="sequences in a peer's forward pass; else each one's usual")
     parser.add_argument("--steps", type=int, default=2, help="measured after one that warms up")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
     parser.add_argument(
         "--contestants",
         default=",".join(DEFAULT),
-        help=f"some of {','.join(CONTESTANTS)}; all, or an empty one",
+        help=f"some of {','.join(CONTESTANTS)}; all, table (those of the README), or an empty one",
     )
     parser.add_argument(
         "--shape",
@@ -59,11 +59,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     chosen = [name for name in options.contestants.split(",") if name]
-    names = list(CONTESTANTS) if chosen == ["all"] else chosen
+    names = {"all": list(CONTESTANTS), "table": list(TABLE)}.get(options.contestants, chosen)
     if unknown := [name for name in names if name not in CONTESTANTS]:
         parser.error(f"no contestant {', '.join(unknown)}; there are {', '.join(CONTESTANTS)}")
     options.contestants = [CONTESTANTS[name] for name in names]
     return options
+
+
+def threads(text: str) -> list[int]:
+    """``1,2`` as numbers."""
+    numbers = [int(each) for each in text.split(",")]
+    if min(numbers) < 1:
+        raise ValueError(text)
+    return numbers
 
 
 def peers_python(venv: Path) -> Path:
@@ -101,16 +109,18 @@ def environment(threads: int) -> dict[str, str]:
     }
 
 
-def run(contestant: Contestant, python: Path, options: argparse.Namespace, base: Path, rows: Path) -> Any:
+def run(
+    contestant: Contestant, python: Path, options: argparse.Namespace, base: Path, rows: Path, threads: int
+) -> Any:
     """What one process measured; None where it failed."""
     command = [str(python), str(HERE / contestant.script), *contestant.arguments]
     command += ["--base", str(base), "--rows", str(rows), "--steps", str(options.steps)]
-    command += ["--threads", str(options.threads), "--max-length", str(options.max_length)]
+    command += ["--threads", str(threads), "--max-length", str(options.max_length)]
     if contestant.batch is not None:
         command += ["--batch", str(options.batch or contestant.batch)]
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         ended = subprocess.run(
-            command, env=environment(options.threads), cwd=folder, capture_output=True, text=True, check=False
+            command, env=environment(threads), cwd=folder, capture_output=True, text=True, check=False
         )
     if ended.returncode != 0:
         say(f"  {contestant.name} failed: {(ended.stderr.strip().splitlines() or [''])[-1][:300]}")
@@ -127,6 +137,20 @@ def inputs(options: argparse.Namespace) -> Iterator[tuple[Path, Path]]:
         if options.shape:
             base = random_base(base, options.shape, Path(folder) / "base")
         yield base, rows
+
+
+def one_round(
+    number: int, count: int, pythons: dict[str, Path], options: argparse.Namespace, base: Path, rows: Path
+) -> dict[str, Any]:
+    """What each contestant measured, as they were named, whatever the order that they ran in."""
+    made: dict[str, Any] = {}
+    turn = number % len(options.contestants)
+    for contestant in options.contestants[turn:] + options.contestants[:turn]:
+        say(f"round {number + 1} of {options.repeats}, {count} thread(s): {contestant.name} (load {load()})")
+        measured = run(contestant, pythons[contestant.venv], options, base, rows, count)
+        if measured is not None:
+            made[contestant.name] = measured
+    return {each.name: made[each.name] for each in options.contestants if each.name in made}
 
 
 def machine(options: argparse.Namespace) -> dict[str, Any]:
@@ -156,7 +180,7 @@ def main() -> None:
     options = parse()
     facts = machine(options)
     loads = [load()]
-    rounds: list[dict[str, Any]] = []
+    rounds: dict[int, list[dict[str, Any]]] = {}
     starts: list[dict[str, Any]] = []
     peers_wanted = options.start_up or any(each.venv == "peers" for each in options.contestants)
     pythons = {"ours": Path(sys.executable)}
@@ -166,33 +190,26 @@ def main() -> None:
         few = Path(name) / "rows.jsonl"
         if options.start_up:
             write_rows(options.rows, 0, options.start_rows or None, few)
-        for number in range(options.repeats if options.contestants else 0):
-            made: dict[str, Any] = {}
-            turn = number % len(options.contestants)
-            for contestant in options.contestants[turn:] + options.contestants[:turn]:
-                say(f"round {number + 1} of {options.repeats}: {contestant.name} (load {load()})")
-                measured = run(contestant, pythons[contestant.venv], options, base, rows)
-                if measured is not None:
-                    made[contestant.name] = measured
-            # As they were named, whatever the order that they ran in.
-            rounds.append({each.name: made[each.name] for each in options.contestants if each.name in made})
+        for count in options.threads if options.contestants else []:
+            rounds[count] = [
+                one_round(number, count, pythons, options, base, rows) for number in range(options.repeats)
+            ]
             loads.append(load())
         for number in range(options.start_up):
             say(f"start {number + 1} of {options.start_up} (load {load()})")
             starts.append(
-                first_steps(pythons["peers"], base, few, options.max_length, environment(options.threads))
+                first_steps(pythons["peers"], base, few, options.max_length, environment(options.threads[0]))
             )
             loads.append(load())
-    print(f"{facts['processor']}, {facts['cores']} cores, {options.threads} thread(s); load average "
-          f"{min(loads)}–{max(loads)} (a contestant alone is {options.threads})\n")  # fmt: skip
-    result: dict[str, Any] = {"machine": facts, "load_averages": loads}
-    if rounds:
-        tokens = next((run["useful_tokens"] / run["steps"] for each in rounds for run in each.values()), 0)
-        print(
-            f"{options.count} rows, {tokens:,.0f} tokens a step; median of {options.repeats} (least–most)\n"
-        )
-        print(table(rounds, RIVALS))
-        result |= as_json(rounds, RIVALS)
+    print(f"{facts['processor']}, {facts['cores']} cores; load average {min(loads)}–{max(loads)} "
+          "(a contestant alone is as much as its threads)")  # fmt: skip
+    result: dict[str, Any] = {"machine": facts, "load_averages": loads, "threads": {}}
+    for count, made in rounds.items():
+        tokens = next((run["useful_tokens"] / run["steps"] for each in made for run in each.values()), 0)
+        print(f"\n{count} thread(s): {options.count} rows, {tokens:,.0f} tokens a step; "
+              f"median of {options.repeats} (least–most)\n")  # fmt: skip
+        print(table(made, RIVALS))
+        result["threads"][count] = as_json(made, RIVALS)
     if starts:
         print(f"\n{start_table(starts)}")
         result["starts"] = starts

@@ -65,3 +65,8 @@ RIVALS = {
     "packtrain-full": ("trl-packed-full",),
 }
 DEFAULT = ("trainer-padded", "trainer-dynamic", "trl-default", "trl-packed", "packtrain", "packtrain-lean")
+#: The README's table.
+TABLE = (
+    "trainer-padded", "trl-default", "trl-packed", "packtrain", "packtrain-lean", "trl-packed-full",
+    "packtrain-full",
+)  # fmt: skip

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from compare import threads
 from comparison import Spread, as_json, ratios, rows, table
-from contestants import CONTESTANTS, DEFAULT, RIVALS
+from contestants import CONTESTANTS, DEFAULT, RIVALS, TABLE
 
 
 def run(cpu: float, memory: float = 2e9, wall: float = 10.0, losses: tuple[float, ...] = (1.5, 1.4)) -> Any:
@@ -75,3 +76,16 @@ def test_the_json_holds_the_rounds_too() -> None:
 
 def test_every_name_that_is_compared_is_a_contestant() -> None:
     assert {*RIVALS, *DEFAULT, *(name for rivals in RIVALS.values() for name in rivals)} <= set(CONTESTANTS)
+
+
+def test_the_table_shows_each_of_ours_beside_its_rivals() -> None:
+    assert set(TABLE) <= set(CONTESTANTS)
+    for ours in ("packtrain", "packtrain-lean", "packtrain-full"):
+        assert ours in TABLE and set(RIVALS[ours]) & set(TABLE)
+
+
+def test_a_table_for_each_number_of_threads() -> None:
+    assert threads("1") == [1] and threads("1,2") == [1, 2]
+    for wrong in ("0", "two", ""):
+        with pytest.raises(ValueError):
+            threads(wrong)
