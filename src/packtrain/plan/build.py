@@ -208,7 +208,13 @@ def blocks(model: PreTrainedModel) -> list[nn.Module]:
 def _adapter_config(setup: Setup) -> AdapterConfig:
     adapter = setup.adapter
     targets: Any = list(adapter.targets) or "all-linear"
-    return AdapterConfig(rank=adapter.rank, dropout=adapter.dropout, targets=targets)
+    return AdapterConfig(
+        kind=adapter.kind,
+        rank=adapter.rank,
+        dropout=adapter.dropout,
+        targets=targets,
+        modules_to_save=list(adapter.modules_to_save),
+    )
 
 
 def document_lengths(setup: Setup) -> tuple[int, ...]:

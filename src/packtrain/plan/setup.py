@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Sharding = Literal["none", "fsdp", "hsdp"]
 Attention = Literal["flash", "sdpa", "eager"]
 Loss = Literal["plain", "fused", "linear"]
-Kind = Literal["lora", "qlora", "none"]
+Kind = Literal["lora", "dora", "qlora", "none"]
 Optimizer = Literal["fused", "foreach"]
 Dtype = Literal["bfloat16", "float32"]
 Device = Literal["cuda", "cpu"]
@@ -41,14 +41,16 @@ class AdapterSetup:
     dropout: float = 0.0
     targets: tuple[str, ...] = ()
     """Ends of module paths; none means every linear layer but the head."""
+    modules_to_save: tuple[str, ...] = ()
+    """Embeddings or head, trained whole."""
 
     @classmethod
     def of(cls, config: AdapterConfig) -> AdapterSetup:
+        """All decoder layers, also where ``config.layers`` names some: the most that it can take."""
         if config.kind == "none":
             return cls(kind="none")
-        kind: Kind = "qlora" if config.kind == "qlora" else "lora"
         targets = () if config.targets == "all-linear" else tuple(config.targets)
-        return cls(kind, config.rank, config.dropout, targets)
+        return cls(config.kind, config.rank, config.dropout, targets, tuple(config.modules_to_save))
 
 
 @dataclass(frozen=True)
@@ -207,8 +209,9 @@ def _described(own: Setup) -> Setup:
 def _spread(found: Setup, config: RunConfig, device_memory: int | None, sharding: Sharding | None) -> Setup:
     """The same on several devices, spread as :mod:`packtrain.model.parallel` does."""
     if sharding is None:
-        whole = config.train.parallel == "data"
-        if config.train.parallel == "auto":
+        # What is packed in 4 bits is never sharded.
+        whole = config.train.parallel == "data" or found.adapter.kind == "qlora"
+        if config.train.parallel == "auto" and not whole:
             from packtrain.plan.memory import standing_bytes
 
             room = None if device_memory is None else WHOLE_SHARE * device_memory
