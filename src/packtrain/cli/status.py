@@ -10,7 +10,10 @@ import typer
 from packtrain.cli.output import note, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from packtrain.kube.status import Standing
+    from packtrain.run.local_runs import LocalRun
 
 
 def status(
@@ -27,34 +30,47 @@ def status(
 ) -> None:
     """Show how a run stands, from the cluster and its bucket.
 
-    Without a run file: all runs in the clusters that packtrain has been in from this machine.
+    Without a run file: all runs in runs/ here, and in the clusters that packtrain has been
+    in from this machine.
     """
+    from packtrain.errors import ConfigError
     from packtrain.kube.access import connect
     from packtrain.kube.status import known_clusters, of_cluster, of_run
+    from packtrain.run.local_runs import local_runs
     from packtrain.runfile import load
 
     if run is not None:
         config = load(run, set_ or []).config
         standing = of_run(config, lambda: connect(config))
-        _print([standing], as_json=as_json, in_full=True)
+        _print_one(standing, as_json=as_json)
         return
-    found = [each for cluster in known_clusters(namespace) for each in of_cluster(cluster)]
-    _print(found, as_json=as_json, in_full=False)
+    here = [] if namespace else local_runs()
+    try:
+        found = [each for cluster in known_clusters(namespace) for each in of_cluster(cluster)]
+    except ConfigError:  # in no cluster yet
+        if not here:
+            raise
+        found = []
+    _print([*here, *found], as_json=as_json)
 
 
-def _print(found: list[Standing], *, as_json: bool, in_full: bool) -> None:
+def _print_one(standing: Standing, *, as_json: bool) -> None:
     if as_json:
-        told = [each.to_json() for each in found]
-        print_json(told[0] if in_full else told)
+        print_json(standing.to_json())
+        return
+    typer.echo(f"{standing.name}  {standing.sentence}")
+    _details(standing)
+
+
+def _print(found: Sequence[Standing | LocalRun], *, as_json: bool) -> None:
+    if as_json:
+        print_json([each.to_json() for each in found])
         return
     if not found:
         note("No run is in any of the clusters.")
     width = max((len(each.name) for each in found), default=0)
     for each in found:
-        where = "" if in_full else f"  {each.cluster}, namespace {each.namespace}"
-        typer.echo(f"{each.name:<{width}}  {each.sentence}{where}")
-        if in_full:
-            _details(each)
+        typer.echo(f"{each.name:<{width}}  {each.sentence}  {each.place}")
 
 
 def _details(standing: Standing) -> None:

@@ -38,6 +38,10 @@ class Standing:
     job: Object | None = None
 
     @property
+    def place(self) -> str:
+        return f"{self.cluster}, namespace {self.namespace}"
+
+    @property
     def sentence(self) -> str:
         if self.state is not None and self.state.phase != "gone":
             return spoken(self.state)
