@@ -62,10 +62,10 @@ def trace(setup: Setup) -> StepProfile:
     return StepProfile(peak, peak + CONTEXT, resident, by_kind, "backward of layer 1", flops, traffic, (2, 4))
 
 
-def largest(setup: Setup, limit_bytes: int, what: Any = "micro_batch") -> int:
+def largest(setup: Setup, limit_bytes: int, what: Any = "micro_batch", below: int | None = None) -> int:
     from dataclasses import replace
 
-    low, high = 0, 1 << 22
+    low, high = 0, (1 << 22 if below is None else below - 1)
     while low < high:
         middle = (low + high + 1) // 2
         changed: dict[str, Any] = {what: middle}
@@ -78,6 +78,7 @@ def use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that asks the tracer asks this one."""
     from packtrain.plan import ask, auto, memory, plan, suggest, throughput
 
+    monkeypatch.setattr(memory, "profiles", {})  # of the real one
     for module in (ask, auto, memory, suggest):
         monkeypatch.setattr(module, "largest", largest)
     for module in (auto, memory, plan):

@@ -13,7 +13,7 @@ from plan.models import GEMMA_3_1B, LLAMA_3_8B, LLAMA_3_70B, QWEN3_8B
 
 from packtrain.config import RunConfig
 from packtrain.errors import ConfigError
-from packtrain.plan.memory import MOST, StepProfile, largest, standing_bytes, trace
+from packtrain.plan.memory import MOST, StepProfile, largest, profiles, standing_bytes, trace
 from packtrain.plan.setup import AdapterSetup, Setup, model_text, setup_of
 
 GIB = 1 << 30
@@ -294,7 +294,7 @@ def test_a_process_that_trains_with_others_traces_in_one_of_its_own(tmp_path: Pa
         assert dist.get_world_size() == 1
     finally:
         dist.destroy_process_group()
-    trace.cache_clear()
+    profiles.clear()
     assert trace(small(gpus=2, sharding="fsdp", micro_batch=5)) == apart
 
 

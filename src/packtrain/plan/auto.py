@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from packtrain.plan.bound import least_bytes
 from packtrain.plan.memory import CONTEXT, largest, standing_bytes, trace
 from packtrain.plan.setup import Setup
 
@@ -15,11 +16,16 @@ def micro_batch(setup: Setup, batch_tokens: int, memory: int) -> int:
     """
     part = max(1, -(-batch_tokens // (setup.length * setup.gpus)))
     usual = min(setup.micro_batch, part)
-    if setup.device == "cuda" and hopeless(standing_bytes(setup), setup.gpus, memory):
-        return 1
-    if setup.device == "cpu" or trace(replace(setup, micro_batch=usual)).reserved_bytes <= memory:
+    if setup.device == "cpu":
         return usual
-    return max(1, min(usual, largest(setup, memory)))
+    # Less than the usual size at a time means several times a step, with gradients that stand.
+    smaller = replace(setup, micro_batch=1, accumulation=max(2, setup.accumulation))
+    if hopeless(standing_bytes(setup), setup.gpus, memory) or least_bytes(smaller) > memory:
+        return 1
+    whole = replace(setup, micro_batch=usual)
+    if least_bytes(whole) <= memory and trace(whole).reserved_bytes <= memory:
+        return usual
+    return max(1, largest(smaller, memory, below=usual))
 
 
 def hopeless(standing: int, gpus: int, memory: int) -> bool:

@@ -72,12 +72,19 @@ class StepProfile:
     layers_traced: tuple[int, ...]
 
 
-@functools.lru_cache(maxsize=256)
+#: What this process has traced.
+profiles: dict[Setup, StepProfile] = {}
+
+
 def trace(setup: Setup) -> StepProfile:
     """Trace one step. Pure, and remembered in the process. Errors: :class:`ConfigError`."""
-    if _in_a_group():
-        return _apart(setup)
-    few, more = _observed(setup)
+    if setup not in profiles:
+        profiles[setup] = _apart(setup) if _in_a_group() else _traced(setup)
+    return profiles[setup]
+
+
+def _traced(setup: Setup) -> StepProfile:
+    few, more = _observed(_alike(setup))
     line = _Line(few, more, setup.layers)
     peaks = {place: line.at(few_peak, more_peak) for place, few_peak, more_peak in line.places()}
     (what, where), most = max(peaks.items(), key=lambda item: item[1]["total"])
@@ -120,6 +127,31 @@ def _apart(setup: Setup) -> StepProfile:
         return pool.submit(trace, setup).result()
 
 
+def _alike(setup: Setup) -> Setup:
+    """The smallest set-up whose first GPU does the same step: what is known of it need not be traced again.
+
+    Gradients are added up from the second micro-batch on, however many there are; and how often the whole
+    model, or a node's shards of it, are there once more does not change one of them (:func:`_stretched`).
+    """
+    same = replace(setup, accumulation=min(2, setup.accumulation))
+    if setup.gpus > 1 and setup.sharding == "none":
+        return replace(same, gpus=2, gpus_per_node=1)
+    if setup.sharding == "hsdp" and setup.gpus > 2 * setup.gpus_per_node:
+        return replace(same, gpus=2 * setup.gpus_per_node)
+    return replace(same, gpus_per_node=setup.gpus) if setup.sharding == "fsdp" else same
+
+
+def _stretched(ranks: tuple[int, ...], setup: Setup) -> tuple[int, ...]:
+    """Who takes part in ``setup`` where ``ranks`` do in :func:`_alike`."""
+    same = _alike(setup)
+    each = same.gpus_per_node
+    if setup.gpus == same.gpus or len({rank // each for rank in ranks}) == 1:
+        return ranks
+    members = sorted({rank % each for rank in ranks})
+    return tuple(start + rank for start in range(0, setup.gpus, each) for rank in members)
+
+
+@functools.lru_cache(maxsize=256)
 def _observed(setup: Setup) -> tuple[Observed, Observed]:
     """The step with two numbers of layers, or twice the same where the model has so few.
 
@@ -206,16 +238,23 @@ def _sums(observed: Observed, setup: Setup) -> dict[_Key, tuple[int, int]]:
         kind = next((kind for part, kind in _KINDS.items() if part in call.name), None)
         if kind is None:
             continue
-        nodes = {rank // setup.gpus_per_node for rank in call.ranks}
+        ranks = _stretched(call.ranks, setup)
+        nodes = {rank // setup.gpus_per_node for rank in ranks}
         every: Literal["micro_batch", "step"] = "step" if call.phase == "optimizer" else "micro_batch"
-        key = (kind, len(call.ranks), len(nodes) > 1, every)
+        key = (kind, len(ranks), len(nodes) > 1, every)
         calls, size = sums.get(key, (0, 0))
         sums[key] = (calls + 1, size + call.size)
     return sums
 
 
-def largest(setup: Setup, limit_bytes: int, what: Literal["micro_batch", "length"] = "micro_batch") -> int:
-    """The largest ``what`` whose `reserved_bytes` is within ``limit_bytes``; 0 where none is.
+def largest(
+    setup: Setup,
+    limit_bytes: int,
+    what: Literal["micro_batch", "length"] = "micro_batch",
+    below: int | None = None,
+) -> int:
+    """The largest ``what`` (less than ``below``) whose `reserved_bytes` is within ``limit_bytes``; 0 where
+    none is.
 
     Lengths in steps of :data:`LENGTH_STEP`. The memory is nearly a line, so that a few traces find it.
     """
@@ -226,7 +265,8 @@ def largest(setup: Setup, limit_bytes: int, what: Literal["micro_batch", "length
         larger = replace(setup, length=size) if what == "length" else replace(setup, micro_batch=size)
         return trace(larger).reserved_bytes
 
-    good, bad = 0, MOST[what] // step + 1
+    most = MOST[what] if below is None else below - 1
+    good, bad = 0, most // step + 1
     known: dict[int, int] = {}
     guess = 1
     while bad - good > 1:

@@ -7,6 +7,7 @@ alone; time needs the data and the tokenizer, too, and says so where they cannot
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -152,4 +153,4 @@ def make_setup(
         setup = replace(setup, micro_batch=batch)
     # What is published of others was measured without accumulation.
     turns = config.train.batch_tokens / (setup.gpus * setup.tokens)
-    return replace(setup, accumulation=1 if keys.loss is not None else max(1, round(turns)))
+    return replace(setup, accumulation=1 if keys.loss is not None else max(1, math.ceil(turns - 1e-9)))

@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from packtrain.config import RunConfig
 from packtrain.errors import ConfigError
 from packtrain.plan.auto import hopeless
+from packtrain.plan.bound import least_bytes
 from packtrain.plan.cost import Cost
 from packtrain.plan.interval import Interval
 from packtrain.plan.machines import Machine, machines, price_per_hour
 from packtrain.plan.memory import largest, standing_bytes
 from packtrain.plan.options import PlanKeys
-from packtrain.plan.plan import Planned, planned
+from packtrain.plan.plan import Planned, make_setup, planned
 from packtrain.plan.target import Target
 
 #: A shorter length than this is none to train with.
@@ -146,7 +147,7 @@ def _other_machines(plan: Planned) -> Iterator[Candidate]:
 
 
 def _tried(plan: Planned, overrides: Sequence[str], target: Target) -> Planned | None:
-    """The plan with these changes; None where this version has no such setting."""
+    """The plan with these changes; None where there is no such set-up, or it is known not to fit."""
     try:
         config = changed(plan.config, overrides)
     except (ConfigError, ValidationError):
@@ -154,6 +155,9 @@ def _tried(plan: Planned, overrides: Sequence[str], target: Target) -> Planned |
     # What the keys said about this is said by the changes now.
     keys = _without(plan.keys, overrides)
     try:
+        setup = make_setup(config, keys, plan.base, target, plan.data)
+        if least_bytes(replace(setup, micro_batch=1, checkpointing=True)) > target.memory:
+            return None
         return planned(config, keys, plan.base, target, plan.data, plan.data_why, probing=False)
     except ConfigError:
         return None
