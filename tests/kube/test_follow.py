@@ -418,4 +418,8 @@ def test_several_nodes_are_where_the_slowest_is() -> None:
 
 def test_what_was_said_is_one_line() -> None:
     assert spoken(State("queued", "waits")) == "queued: waits"
+    ended = "the trainer ended with exit code 79: it diverged"
+    assert spoken(State("failed", ended, exit_code=79)) == f"failed: {ended}", "once is enough"
+    unknown = State("failed", "the trainer ended with exit code 1: what is that", exit_code=70)
+    assert spoken(unknown).endswith("what is that (exit code 70, something that nobody foresaw)")
     assert Ended(0, "Completed").exit_code == 0

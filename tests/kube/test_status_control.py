@@ -94,8 +94,11 @@ def test_when_the_job_is_gone_the_bucket_tells(site: Site) -> None:
         ("start", 0, {"run_id": run_id, "steps": 4, "resumed_from": None}),
         ("step", 2, {"loss": 1.5, "tokens_per_second": 99.0}),
     ]
-    site.tell(run_id, *events)
     site.api.delete("Job", "train")
+    told = site.packtrain("status", run).out
+    assert "not in the cluster; the bucket has no word of it yet" in told
+    assert "attempt 0" not in told
+    site.tell(run_id, *events)
     assert "not in the cluster; its last word is of " in site.packtrain("status", run).out
     site.tell(run_id, *events, ("preempted", 2, {"signal": "SIGTERM", "message": "stopped by SIGTERM"}))
     assert "preempted: stopped by SIGTERM" in site.packtrain("status", run).out

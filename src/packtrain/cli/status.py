@@ -78,7 +78,7 @@ def _details(standing: Standing) -> None:
     lines = [f"run {standing.run_id}" if standing.run_id else ""]
     lines += [f"node {pod['index']}: {pod['name']} on {pod['node'] or 'no node yet'}" for pod in told["pods"]]
     progress = told["progress"]
-    if progress is not None:
+    if progress is not None and progress["attempt"]:
         of = f" of {progress['steps']}" if progress["steps"] else ""
         loss = f", loss {float(progress['loss']):.4f}" if progress["loss"] is not None else ""
         lines.append(f"step {progress['step']}{of}{loss} (attempt {progress['attempt']})")

@@ -199,5 +199,7 @@ def _counted(state: State, running: list[Pod], newest: list[Pod]) -> State:
 
 def spoken(state: State) -> str:
     """One line for a person."""
-    tail = f" (exit code {state.exit_code}, {meaning(state.exit_code)})" if state.exit_code else ""
-    return f"{state.phase}: {state.detail}{tail}"
+    told = f"{state.phase}: {state.detail}"
+    if not state.exit_code or f"exit code {state.exit_code}:" in told:
+        return told
+    return f"{told} (exit code {state.exit_code}, {meaning(state.exit_code)})"

@@ -52,7 +52,10 @@ class Standing:
         ended = told["ended"]
         if ended is None:
             where = "the cluster cannot be asked" if self.state is None else "not in the cluster"
-            return f"{where}; its last word is of {told['last_event'] or 'never'}"
+            last = told["last_event"]
+            return f"{where}; " + (
+                f"its last word is of {last}" if last else "the bucket has no word of it yet"
+            )
         if ended["outcome"] == "done":
             return "succeeded: done and verified"
         return f"{ended['outcome']}: {ended['message'] or 'nothing more was said'}"
