@@ -83,9 +83,12 @@ def test_the_largest_batch_is_found_without_making_them_all(more: dict[str, floa
 def test_a_step_does_not_go_through_all_bins_again(monkeypatch: pytest.MonkeyPatch) -> None:
     cut: list[int] = []
     real = batches.near_equal_cuts
-    monkeypatch.setattr(
-        batches, "near_equal_cuts", lambda tokens, parts: cut.append(parts) or real(tokens, parts)
-    )
+
+    def counted(tokens: batches.Indices, parts: int) -> batches.Indices:
+        cut.append(parts)
+        return real(tokens, parts)
+
+    monkeypatch.setattr(batches, "near_equal_cuts", counted)
     made = plan(epochs=3)
     for step in range(1, made.steps + 1):
         made.batch(step)
