@@ -24,9 +24,10 @@ HEAD = """\
 
 
 def wanted() -> list[str]:
-    """The requirements of the trainer: packtrain's own, and those of GGUF bases."""
+    """The requirements of the trainer: packtrain's own, and those of GGUF bases and bases in 4 bits."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return [*project["dependencies"], *project["optional-dependencies"]["gguf"]]
+    extras = project["optional-dependencies"]
+    return [*project["dependencies"], *extras["gguf"], *extras["qlora"]]
 
 
 def lock_text(report: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What the planner makes of each kind of adapter: the real layers traced, and what follows from their shapes."""
+"""Each kind of adapter as the planner has it: the real layers traced, and what follows from their shapes."""
 
 from __future__ import annotations
 

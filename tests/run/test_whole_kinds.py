@@ -70,6 +70,15 @@ def test_kinds(tmp_path: Path, name: str) -> None:
     goes_on_exactly(job)
 
 
+def test_without_bitsandbytes_one_sentence_before_the_data(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("packtrain.run.settings.find_spec", lambda _: None)
+    refused = job.train("-s", "adapter.kind=qlora")
+    assert refused.code == 78
+    assert "adapter.kind: qlora needs bitsandbytes, which is not installed" in refused.err
+    assert "pip install 'packtrain[qlora]'" in refused.err
+    assert not job.story("data")
+
+
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "Llama 2": ("llama", {"shape": {"num_key_value_heads": 4}}),
     "Llama 3.1": ("llama3", {}),

@@ -21,14 +21,8 @@ from packtrain.errors import ConfigError
 
 # It says at its import that a kernel of the hub's, which nothing here uses, is not there.
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-try:
-    import bitsandbytes as bnb
-    from bitsandbytes.functional import dequantize_4bit
-except ImportError as error:
-    raise ConfigError(
-        "adapter.kind: qlora needs bitsandbytes, which is not installed",
-        hint="pip install 'packtrain[qlora]'",
-    ) from error
+import bitsandbytes as bnb  # noqa: E402
+from bitsandbytes.functional import dequantize_4bit  # noqa: E402
 
 
 class _Product(torch.autograd.Function):

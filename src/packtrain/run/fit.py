@@ -20,6 +20,7 @@ from packtrain.model.weights import BaseFiles, load_tokenizer, resolve_base
 from packtrain.run import micro_batch
 from packtrain.run.settings import (
     base_fingerprint,
+    check_extras,
     make_schedule,
     pick_device,
     pick_dtype,
@@ -78,6 +79,7 @@ def set_up(session: Session) -> Fit:
 
     All ranks do the same; what only the main one can know (its folder's state) it tells the others.
     """
+    check_extras(session.run_file.config)
     world = session.world or World(device=pick_device())
     store = session.make_store() if world.is_main else None
     path = store.newest() if store else None

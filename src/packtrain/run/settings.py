@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from packtrain.config import CheckpointConfig, EvaluateConfig, ModelConfig, RunConfig, TrainConfig, seconds
+from packtrain.errors import ConfigError
 from packtrain.model.folder import weights_dtype
 from packtrain.plan.setup import MICRO_TOKENS
 from packtrain.train.loop import Schedule
@@ -105,3 +107,12 @@ def serving_warning(config: RunConfig) -> str | None:
     else:
         return None
     return f"{what} is refused by some servers, vLLM among them; merged into its base it is served everywhere"
+
+
+def check_extras(config: RunConfig) -> None:
+    """Before data is read: a library that this run alone needs. Errors: :class:`ConfigError`."""
+    if config.adapter.kind == "qlora" and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "adapter.kind: qlora needs bitsandbytes, which is not installed",
+            hint="pip install 'packtrain[qlora]'",
+        )
