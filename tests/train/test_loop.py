@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from packed import gradients
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from packtrain.errors import DivergedError
@@ -160,20 +161,53 @@ def test_a_save_that_could_not_begin_is_asked_for_again(make_trainer: MakeTraine
 
 
 class Reads(TorchDispatchMode):
-    """Counts where the host reads a number out of a tensor, for which it waits on a GPU."""
+    """Counts what a GPU's host would wait for: a number read, or a result whose size is in the data."""
+
+    WAITS = frozenset({"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim"})
 
     count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += func is torch.ops.aten._local_scalar_dense.default
+        by_mask = func is torch.ops.aten.index.Tensor and any(
+            isinstance(each, torch.Tensor) and each.dtype == torch.bool for each in args[1]
+        )
+        self.count += by_mask or func._schema.name.removeprefix("aten::") in self.WAITS
         return func(*args, **(kwargs or {}))
 
 
-def test_within_a_step_no_number_is_waited_for(make_trainer: MakeTrainer) -> None:
-    trainer = make_trainer(micro_batch=1)
+class Lists(TorchFunctionMode):
+    """Counts ``tolist`` of losses and the like, which no dispatch mode sees.
+
+    Whole numbers are left out: attention on the CPU reads the documents' bounds.
+    """
+
+    count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.Tensor.tolist and args[0].is_floating_point()
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: float(x[0]),
+        lambda x: x.nonzero(),
+        lambda x: x[x > 0],
+        lambda x: torch.masked_select(x, x > 0),
+        torch.unique,
+    ],
+    ids=["number", "nonzero", "by mask", "selected", "unique"],
+)
+def test_what_waits_is_seen(wait: Callable[[torch.Tensor], object]) -> None:
     with Reads() as reads:
-        result = trainer.step(1, lambda: False)
-        assert reads.count == 0
-        # It would have been seen: this is how the loss was read before.
-        float(torch.tensor(result.loss) + 0.0)
-        assert reads.count == 1
+        wait(torch.tensor([1.0, 0.0]))
+    assert reads.count > 0
+
+
+def test_within_a_step_the_device_is_waited_for_once(make_trainer: MakeTrainer) -> None:
+    trainer = make_trainer(micro_batch=1)
+    with Reads() as reads, Lists() as lists:
+        trainer.step(1, lambda: False)
+        # Loss and norm, together.
+        assert (reads.count, lists.count) == (0, 1)

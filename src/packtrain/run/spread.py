@@ -13,6 +13,7 @@ from packtrain.config import RunConfig
 from packtrain.data.batches import MicroBatch, collate
 from packtrain.data.tokenized import TokenizedRows
 from packtrain.model.adapter import add_adapter, checkpoint_activations
+from packtrain.model.freed import keep_freed_memory
 from packtrain.model.full import MASTER, train_all
 from packtrain.model.loss import CausalLoss, check_against_model
 from packtrain.model.one_copy import one_copy
@@ -68,6 +69,8 @@ def spread_model(
     )
     if activation_checkpointing:
         checkpoint_activations(model)
+    if world.device.type == "cpu":
+        keep_freed_memory()
     loss = CausalLoss.of(model)
     if not sharded or world.is_main:
         check_against_model(loss, model, _sample(rows).to(loss.head.weight.device))

@@ -1,0 +1,37 @@
+"""What a step frees is there for the next one. In a process of its own: the setting is for all of it."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PIECE = 48 << 20
+TAKES_AND_FREES = f"""
+import ctypes, sys
+from pathlib import Path
+from packtrain.model.freed import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+def resident():
+    return next(int(line.split()[1]) for line in Path("/proc/self/status").read_text().splitlines()
+                if line.startswith("VmRSS:")) * 1024
+before = resident()
+piece = ctypes.c_void_p(libc.malloc({PIECE}))
+ctypes.memset(piece, 1, {PIECE})
+libc.free(piece)
+print(resident() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's setting")
+@pytest.mark.parametrize("keep", [True, False])
+def test_a_large_piece_that_was_freed_stays_with_the_process(keep: bool) -> None:
+    command = [sys.executable, "-c", TAKES_AND_FREES, "keep" if keep else "as it comes"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    left = int(ended.stdout)
+    assert left > PIECE * 0.9 if keep else left < PIECE * 0.1
