@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from packtrain.errors import PacktrainError, UsageError
 from packtrain.report.facts import read_facts
+from packtrain.report.tensorboard import board
 from packtrain.report.write import REPORT, seconds_for, write_report
 from packtrain.run.where import find
 from packtrain.rundir import write_atomically
@@ -50,6 +51,16 @@ def publish_report(session: Session) -> None:
     except Exception as error:  # noqa: BLE001  (the work is done: no page is worth losing it)
         session.report_failed = True
         session.warn(_failed(error))
+
+
+@contextmanager
+def reported(session: Session, attempt: int) -> Iterator[None]:
+    """TensorBoard's file as the attempt goes, and the page at its end."""
+    try:
+        with board(session.run_dir.path, attempt, session.warn) as session.on_event:
+            yield
+    finally:
+        last_report(session)
 
 
 def last_report(session: Session) -> None:

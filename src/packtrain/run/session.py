@@ -25,6 +25,7 @@ from packtrain.run.heavy import heavy_imports
 from packtrain.run.keeping import Keeping, keeping
 from packtrain.run.mirror import keep_config
 from packtrain.run.outcome import of_the_machine, write_outcome
+from packtrain.run.reports import reported
 from packtrain.rundir import EventWriter, Kind, RunDir, RunIdentity, history, last_attempt, write_atomically
 from packtrain.runfile import RunFile, dump, load
 from packtrain.storage import open_storage
@@ -33,6 +34,7 @@ from packtrain.train.progress import Progress, Silent
 
 if TYPE_CHECKING:
     from packtrain.model.parallel import World
+    from packtrain.rundir import Event
     from packtrain.train.checkpoint import CheckpointStore
 
 #: At the end, for what is not in the bucket yet.
@@ -69,6 +71,8 @@ class Session:
     keeping: Keeping | None = None
     events: EventWriter | None = None
     began: float = field(default_factory=time.monotonic)
+    on_event: Callable[[Event], None] = lambda _: None
+    """Reads the events beside the progress."""
     report_failed: bool = False
     """The page could not be written, and that was told."""
     world: World | None = None
@@ -81,7 +85,9 @@ class Session:
 
     def emit(self, kind: Kind, step: int, **fields: Any) -> None:
         if self.events is not None:
-            self.progress.event(self.events.write(kind, step, **fields))
+            event = self.events.write(kind, step, **fields)
+            self.progress.event(event)
+            self.on_event(event)
 
     def stage(self, text: str) -> None:
         """A new piece of work begins, unless a stop was asked for."""
@@ -225,7 +231,7 @@ def _lead(session: Session, *, new: bool) -> Outcome:
             return Outcome(run_dir.path, receipt, config.output.uri, already=True)
         attempt = last_attempt(run_dir.events_file) + 1
         session.events = stack.enter_context(EventWriter(run_dir.events_file, attempt))
-        stack.callback(_report, session)
+        stack.enter_context(reported(session, attempt))
         mirror = session.keeping.mirror_events()
         if mirror is not None:
             stack.callback(lambda: mirror.close(session.seconds_left()))
@@ -244,13 +250,6 @@ def _lead(session: Session, *, new: bool) -> Outcome:
             _publish(session, receipt)
             session.emit("end", receipt.steps, outcome="done", exit_code=0)
         return Outcome(run_dir.path, receipt, config.output.uri, already=False)
-
-
-def _report(session: Session) -> None:
-    """Last of all, when the events are safe; imported here, where no time is waited for."""
-    from packtrain.run.reports import last_report
-
-    last_report(session)
 
 
 def _receipt(run_dir: RunDir) -> Receipt | None:
