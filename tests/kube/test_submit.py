@@ -343,6 +343,23 @@ def test_a_preflight_that_cannot_begin_says_why(site: Site) -> None:
     assert "packtrain image build" in ended.err
 
 
+def test_a_preflight_without_an_answer_is_told_with_its_last_line(site: Site) -> None:
+    def story(cluster: Cluster, job: Object) -> None:
+        pod = cluster.pod(job)
+        pod.run("system-node")
+        pod.log("Traceback (most recent call last):", "ModuleNotFoundError: No module named 'packtrain'", "")
+        pod.exit(1)
+        cluster.fail(job)
+
+    site.api.play("*-preflight", story)
+    ended = site.packtrain("submit", site.run_file())
+    assert ended.code == 70
+    assert "the preflight pod ended with exit code 1" in ended.err
+    assert "it printed last: ModuleNotFoundError: No module named 'packtrain'" in ended.err
+    assert "kubectl --namespace default logs job/train-preflight shows what it printed" in ended.err
+    assert site.api.names("Job") == ["train-preflight"]
+
+
 def test_the_preflight_can_be_left_out(site: Site) -> None:
     site.api.play("train", train_well(site))
     assert site.packtrain("submit", site.run_file(), "--no-preflight").code == 0

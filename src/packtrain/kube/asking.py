@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -41,7 +42,7 @@ def ask_in_cluster(cluster: Cluster, launch: Launch, say: Say, pace: Pace) -> li
     state = watching.to_end()
     answers = _heard(cluster, run)
     if state.phase != "succeeded" and all(each.error is None for each in answers):
-        raise _unheard(state)
+        raise _unheard(state, cluster, run)
     if all(each.error is None for each in answers):
         remove(cluster, JOB, name)
     return answers
@@ -59,25 +60,35 @@ def preflight(cluster: Cluster, launch: Launch, say: Say, pace: Pace) -> None:
         raise type(worst)("\n".join(f"from the pod: {error}" for error in failed), hint=worst.hint)
 
 
-def _unheard(state: State) -> PacktrainError:
+def _unheard(state: State, cluster: Cluster, run: str) -> PacktrainError:
+    """It ended without an answer: with what it printed last, and the command that shows the rest."""
     kind = BY_EXIT_CODE.get(state.exit_code or BugError.exit_code, BugError)
-    return kind(f"the preflight pod: {state.detail}", hint=state.hint)
+    own = state.detail.removeprefix("the trainer ")
+    detail = f": {own}" if own == state.detail else f" {own}"
+    printed = next((line for line in _printed(cluster, run) if line.strip()), "")
+    if printed:
+        detail += f"; it printed last: {printed.strip()[:300]}"
+    log = f"kubectl --namespace {cluster.namespace} logs job/{preflight_name(run)} shows what it printed"
+    return kind(f"the preflight pod{detail}", hint="; ".join(filter(None, (state.hint, log))))
+
+
+def _printed(cluster: Cluster, run: str) -> Iterator[str]:
+    """The last lines of the newest pod that has any, the last one first."""
+    pods = current([read_pod(pod) for pod in cluster.list(POD, selector(run, PREFLIGHT)).items])
+    for pod in reversed(pods):
+        with suppress(PacktrainError), cluster.log(pod.name, pod.container, tailLines="20") as lines:
+            yield from reversed(list(lines))
 
 
 def _heard(cluster: Cluster, run: str) -> list[Answer]:
     """From the line that the preflight program has written last; the gravest failure first."""
-    pods = current([read_pod(pod) for pod in cluster.list(POD, selector(run, PREFLIGHT)).items])
-    for pod in reversed(pods):
-        with suppress(PacktrainError), cluster.log(pod.name, pod.container, tailLines="20") as lines:
-            for line in reversed(list(lines)):
-                with suppress(ValueError):
-                    found = json.loads(line)
-                    if isinstance(found, dict) and found.get("packtrain") == "preflight":
-                        answers = [_answer(check) for check in found["checks"]]
-                        code = found["exit_code"]
-                        return sorted(
-                            answers, key=lambda each: not each.error or each.error.exit_code != code
-                        )
+    for line in _printed(cluster, run):
+        with suppress(ValueError):
+            found = json.loads(line)
+            if isinstance(found, dict) and found.get("packtrain") == "preflight":
+                answers = [_answer(check) for check in found["checks"]]
+                code = found["exit_code"]
+                return sorted(answers, key=lambda each: not each.error or each.error.exit_code != code)
     return []
 
 
