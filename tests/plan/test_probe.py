@@ -8,13 +8,19 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import make_tiny_base
 
 from packtrain.cli.main import main
+from packtrain.config import RunConfig
+from packtrain.data.tokenized import TokenizedRows
 from packtrain.plan import probe
+from packtrain.plan.data import DataStats
+from packtrain.plan.interval import Interval
 from packtrain.plan.options import PlanKeys
 from packtrain.plan.plan import make_setup, read_base, read_data
+from packtrain.plan.setup import Setup
 from packtrain.plan.target import Target
 from packtrain.runfile import load
 
@@ -71,3 +77,35 @@ def test_what_is_predicted_is_what_a_run_takes(
     assert data.steps == 8
     assert planned.training.expected == pytest.approx(happened, rel=0.25)
     assert step.seconds.low < step.seconds.expected < step.seconds.high
+
+
+@pytest.mark.slow
+def test_the_imports_of_a_run_are_timed_in_a_process_of_their_own() -> None:
+    assert probe.importing() > 0.3  # a Python that imports nothing takes hundredths
+
+
+def test_a_start_is_told_by_the_imports_that_were_timed() -> None:
+    quick, slow = (_startup(imports) for imports in (2.0, 12.0))
+    assert slow.expected - quick.expected == pytest.approx(10.0)
+    assert quick.low < quick.expected < quick.high
+
+
+def _startup(imports: float) -> Interval:
+    config = RunConfig.model_validate({"name": "a", "model": {"source": "x/y"}, "data": {"train": "r.jsonl"}})
+    tokens = TokenizedRows.of([np.zeros(4, np.int32)], [np.ones(4, np.bool_)], ["r.jsonl:1"])
+    data = DataStats(
+        rows=100,
+        tokens=4000,
+        supervised=0.5,
+        bins=20,
+        packing_efficiency=0.8,
+        documents=5.0,
+        steps=4,
+        steps_per_epoch=4,
+        validation_tokens=0,
+        sampled_rows=100,
+        error=0.0,
+        sample=tokens,
+    )
+    timed = probe.Timed(a_token=1e-3, update=0.1, evaluated_token=1e-3, answered_token=0.1, imports=imports)
+    return probe.times(config, Setup(model="{}"), data, timed, weights=1000)[1].startup

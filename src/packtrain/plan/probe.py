@@ -6,6 +6,8 @@ take as long to multiply whatever they are. Nothing is kept.
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,8 +34,11 @@ if TYPE_CHECKING:
 TRAINING, EVALUATION, ANSWERS = 12.0, 3.0, 3.0
 #: How far what is measured in some seconds is off for minutes: a laptop grows warm, others work beside it.
 ERROR = 0.12
-#: Bytes a second at which weights are read and checked here; seconds of imports. Assumptions.
-READ, BEGINNING = Interval(0.1e9, 0.4e9, 2e9), Interval(4.0, 8.0, 20.0)
+#: Bytes a second at which weights are read and checked here; seconds of what else comes before the first
+#: step, beside the imports, which are timed. Assumptions.
+READ, BEGINNING = Interval(0.1e9, 0.4e9, 2e9), Interval(0.3, 0.8, 4.0)
+#: What a run's process imports, as it does.
+IMPORTS = "from packtrain.run.heavy import heavy_imports\nwith heavy_imports(): import packtrain.run.training"
 #: Writing an adapter, loading it with peft and comparing. An assumption.
 CHECKING = Interval(1.0, 3.0, 10.0)
 
@@ -48,6 +53,8 @@ class Timed:
     """Of the optimizer's step, with clipping."""
     evaluated_token: float
     answered_token: float
+    imports: float
+    """Of a new process, before it can do anything."""
 
 
 def probe(config: RunConfig, base: BaseFiles, setup: Setup, data: DataStats) -> tuple[StepTime, Duration]:
@@ -69,7 +76,10 @@ def times(
     reading = Interval(weights / READ.high, weights / READ.expected, weights / READ.low)
     count = evaluations(config.evaluate, data.steps) if data.validation_tokens else 0
     return step, Duration(
-        startup=BEGINNING + reading + ROW * data.rows,
+        startup=Interval(0.8 * timed.imports, timed.imports, 2 * timed.imports)
+        + BEGINNING
+        + reading
+        + ROW * data.rows,
         training=(step.seconds * data.steps).widened(data.error),
         evaluation=Interval.exactly(once * count).widened(ERROR),
         answers=ANSWERED * (asked * timed.answered_token),
@@ -87,7 +97,15 @@ def measure(config: RunConfig, base: BaseFiles, setup: Setup, data: DataStats) -
         update=update,
         evaluated_token=_evaluation(trainer),
         answered_token=_answers(model) if config.evaluate.prompts else 0.0,
+        imports=importing(),
     )
+
+
+def importing() -> float:
+    """Seconds until a new Python has imported what a run needs."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", IMPORTS], stdin=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - began
 
 
 def _trainer(
