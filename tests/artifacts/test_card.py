@@ -113,8 +113,10 @@ def test_a_base_without_a_card_has_no_known_license(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("chat", [True, False])
-def test_its_code_runs(trained: Trained, tmp_path: Path, chat: bool) -> None:
+@pytest.mark.parametrize(("chat", "kind"), [(True, "lora"), (False, "lora"), (True, "qlora")])
+def test_its_code_runs(trained: Trained, tmp_path: Path, chat: bool, kind: str) -> None:
+    if kind == "qlora":
+        pytest.importorskip("bitsandbytes")
     base = trained.base
     if not chat:
         base = make_tiny_base(tmp_path / "base", chat_template=None)
@@ -122,7 +124,7 @@ def test_its_code_runs(trained: Trained, tmp_path: Path, chat: bool) -> None:
         tmp_path / "adapter",
         base_folder=base,
         tokenizer=AutoTokenizer.from_pretrained(base),
-        card=replace(trained.card, chat=chat),
+        card=replace(trained.card, chat=chat, settings={"adapter.kind": kind}),
     )
     text = (tmp_path / "adapter" / "README.md").read_text()
     code = re.search(r"```python\n(.*?)```", text, re.DOTALL)

@@ -15,7 +15,7 @@ import pytest
 from safetensors.torch import load_file
 from tiny import make_tiny_base
 from transformers import AutoModelForCausalLM
-from whole_run import Job, make_job
+from whole_run import Job, make_job, packtrain
 
 
 def goes_on_exactly(job: Job) -> None:
@@ -68,6 +68,30 @@ def test_kinds(tmp_path: Path, name: str) -> None:
         assert learnt.dtype == before.dtype
         assert not bool((learnt == before).all())
     goes_on_exactly(job)
+
+
+def test_an_adapter_of_qlora_is_talked_with_as_it_was_trained(
+    tmp_path: Path,
+    base: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    prompts = {"prompts": ["What is fact 3?"], "max_new_tokens": 8}
+    job = make_job(tmp_path / "job", base, adapter={"kind": "qlora"}, evaluate=prompts)
+    ended = job.done()
+    card = (job.run_dir.adapter / "README.md").read_text()
+    assert "A QLoRA adapter for" in card
+    code = card.partition("```python\n")[2].partition("```")[0]
+    assert "quantization_config=bits" in code
+    compile(code, "card", "exec")
+    words = ["chat", str(job.run_dir.path), "--prompt", "What is fact 3?", "--max-new-tokens", "8"]
+    answered = packtrain(*words)
+    assert answered.code == 0, answered.err
+    assert answered.out.strip() in ended.out
+    monkeypatch.setattr("packtrain.evaluate.chat.find_spec", lambda _: None)
+    plain = packtrain(*words)
+    assert plain.code == 0
+    assert "was trained on a base in 4 bits, which needs packtrain[qlora]" in plain.err
 
 
 def test_without_bitsandbytes_one_sentence_before_the_data(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:

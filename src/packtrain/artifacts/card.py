@@ -15,6 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+BITS = """\
+bits = BitsAndBytesConfig(
+    load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True
+)
+"""
+NAMES = {"lora": "LoRA", "dora": "DoRA", "qlora": "QLoRA"}
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -104,7 +110,9 @@ def _intro(card: CardFacts) -> str:
     base, run = f"`{card.base_source}`{revision}", f"with packtrain (run `{card.run_id}`)."
     if card.full:
         return f"# {card.name}\n\n{base}, every weight of which was fine-tuned {run}"
-    return f"# {card.name}\n\nA LoRA adapter for {base}, trained {run}"
+    name = NAMES.get(str(card.settings.get("adapter.kind")), "LoRA")
+    text = f"# {card.name}\n\nA {name} adapter for {base}, trained {run}"
+    return text + (" The base stood in 4 bits, as it does in the code below." if name == "QLoRA" else "")
 
 
 def _results(card: CardFacts) -> str:
@@ -151,6 +159,7 @@ def _loading(card: CardFacts) -> str:
         )
     else:
         prompt = 'inputs = tokenizer("Once upon a time", return_tensors="pt")\n'
+    packed = ""
     if card.full:
         imports = "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         loading = (
@@ -162,10 +171,15 @@ def _loading(card: CardFacts) -> str:
         imports = (
             "from peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         )
+        if card.settings.get("adapter.kind") == "qlora":
+            imports = imports.replace("AutoTokenizer", "AutoTokenizer, BitsAndBytesConfig")
+            packed = ", quantization_config=bits"
         loading = (
             'adapter = "."  # this folder\n'
             "tokenizer = AutoTokenizer.from_pretrained(adapter)\n"
-            f"base = AutoModelForCausalLM.from_pretrained({json.dumps(card.base_identity)}{revision})\n"
+            f"{BITS if packed else ''}"
+            "base = AutoModelForCausalLM.from_pretrained("
+            f"{json.dumps(card.base_identity)}{revision}{packed})\n"
             "model = PeftModel.from_pretrained(base, adapter)\n\n"
         )
     code = (

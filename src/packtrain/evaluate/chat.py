@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from packtrain.artifacts.locate import LocatedAdapter, base_config
@@ -98,7 +99,8 @@ def load(
     def load_base() -> tuple[Any, BaseFiles, ModelConfig]:
         config = base_config(located, base)
         files = resolve_base(config, on_progress=on_progress)
-        return load_model(files, config, device=device, dtype=dtype), files, config
+        packed = _in_4_bits(located, on_progress)
+        return load_model(files, config, device=device, dtype=dtype, packed=packed), files, config
 
     if located.full:
         config = ModelConfig(source=str(located.folder))
@@ -111,3 +113,17 @@ def load(
     if (located.folder / "tokenizer_config.json").is_file():
         files = own
     return adapted, load_tokenizer(files, config), adapted.disable_adapter
+
+
+def _in_4_bits(located: LocatedAdapter, on_progress: Callable[[str], None] | None) -> bool:
+    """Whether the base is to stand as the adapter was trained on it (QLoRA), and can."""
+    if located.receipt is None or located.receipt.kind != "qlora":
+        return False
+    if find_spec("bitsandbytes") is not None:
+        return True
+    if on_progress:
+        on_progress(
+            "the adapter was trained on a base in 4 bits, which needs packtrain[qlora]; "
+            "on the plain base its answers differ a little"
+        )
+    return False
