@@ -1,4 +1,4 @@
-"""Commands of the guide are run, word by word: on a tiny base where they train, dry where they ask a cloud."""
+"""Commands of the guide are run, word by word: on a tiny base where they train, dry for a cloud."""
 
 from __future__ import annotations
 
