@@ -55,6 +55,17 @@ def test_a_run_file(done: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "merging model.safetensors (1 of 1)" in ended.err
 
 
+def test_out_of_a_bucket(
+    done: Job,
+    tmp_path: Path,
+    bucket_server: BucketServer,  # noqa: F811  (the fixture)
+) -> None:
+    for path in (*done.run_dir.adapter.iterdir(), done.run_dir.receipt_file):
+        bucket_server.put(f"final_model/{path.name}", path.read_bytes())
+    told = exported(bucket_server.uri("final_model"), "--merged", str(tmp_path / "merged"))
+    assert told["merged"]["logit_error"] <= told["merged"]["tolerance"]
+
+
 @pytest.mark.parametrize("kind", ["dora", "qlora"])
 def test_other_kinds(base: Path, tmp_path: Path, kind: str) -> None:
     if kind == "qlora":
