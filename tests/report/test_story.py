@@ -63,6 +63,7 @@ def test_many_attempts_are_counted_and_the_newest_listed() -> None:
     more = [Event("start", 0, number, 0, "2026-01-01T00:00:00.000Z") for number in range(LISTED + 20)]
     story = gather(more)
     assert story.attempt_count == LISTED + 20 and len(story.attempts) == LISTED
+    assert story.ended_before == {"no last word": LISTED + 19}
 
 
 def test_warnings_that_repeat_are_told_once_and_counted() -> None:

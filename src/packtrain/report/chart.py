@@ -14,6 +14,8 @@ from packtrain.report.series import Series
 
 #: Of the viewBox; a chart is drawn about as wide as this on a phone and on a screen alike.
 WIDTH, HEIGHT = 400.0, 230.0
+#: More of them than these would lie over each other.
+MOST_DOTS = 40
 LEFT, RIGHT, TOP, BOTTOM = 50.0, 70.0, 10.0, 28.0
 
 
@@ -126,7 +128,9 @@ def draw(
                 style=style,
                 path="M" + "L".join(f"{px},{py}" for px, py, _ in at),
                 band=band,
-                dots=tuple((px, py) for px, py, _ in at) if line.dots or len(at) == 1 else (),
+                dots=tuple((px, py) for px, py, _ in at)
+                if (line.dots and len(at) <= MOST_DOTS) or len(at) == 1
+                else (),
                 label_x=at[-1][0] + 5,
                 label_y=at[-1][1] + 4,
                 hover=json.dumps([[px, py, point.x, number(point.mean)] for px, py, point in at]),

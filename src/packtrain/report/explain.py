@@ -104,11 +104,7 @@ def _done(story: Story) -> str:
 
 def _before(story: Story) -> str:
     """Earlier attempts, by how they ended."""
-    ends: dict[str, int] = {}
-    for attempt in list(story.attempts)[:-1]:
-        code = attempt.end.fields.get("exit_code") if attempt.end else None
-        word = attempt.outcome + (f" with exit code {code}" if code else "")
-        ends[word] = ends.get(word, 0) + 1
+    ends = story.ended_before
     if not ends:
         return ""
     return f"Before that: {', '.join(f'{count} × {word}' for word, count in ends.items())}."

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 #: Runs that a comparison can tell apart: by so many dashes.
 MOST_RUNS = 8
+LETTERS = "ABCDEFGH"
 
 
 def render_run(run: RunFacts, *, refresh: int | None = None) -> str:
@@ -50,7 +51,7 @@ def render_comparison(runs: Sequence[RunFacts]) -> str:
         title=" · ".join(names),
         names=names,
         runs=runs,
-        charts=_compared(runs, names),
+        charts=_compared(runs),
         differing=_differing([run.settings for run in runs]),
         same=_same([run.settings for run in runs]),
         metrics=_metrics(runs),
@@ -166,15 +167,15 @@ def _left_out(data: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _names(runs: Sequence[RunFacts]) -> list[str]:
-    """Each run's name; with the end of its id where several have one name."""
+    """Each run's letter, which stands at its lines, and its name; where two have one, the id's end."""
     names = [run.name for run in runs]
     return [
-        name if names.count(name) == 1 else f"{name} …{run.run_id[-4:]}"
-        for name, run in zip(names, runs, strict=True)
+        f"{letter}: {name}" if names.count(name) == 1 else f"{letter}: {name} …{run.run_id[-4:]}"
+        for letter, name, run in zip(LETTERS, names, runs, strict=False)
     ]
 
 
-def _compared(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
+def _compared(runs: Sequence[RunFacts]) -> list[Chart]:
     titles = (
         ("loss", "Training loss", "nats a token", False),
         ("learning_rate", "Learning rate", "", True),
@@ -182,7 +183,7 @@ def _compared(runs: Sequence[RunFacts], names: Sequence[str]) -> list[Chart]:
         ("tokens_per_second", "Speed", "tokens a second", True),
         ("peak_bytes", "Memory", "bytes, highest so far", True),
     )
-    together = list(zip(names, runs, strict=True))
+    together = list(zip(LETTERS, runs, strict=False))
     drawn = [
         draw(
             "Validation loss",

@@ -40,6 +40,12 @@ class Attempt:
             return "no last word"
         return "preempted" if self.end.kind == "preempted" else str(self.end.fields.get("outcome", "failed"))
 
+    @property
+    def ending(self) -> str:
+        """The outcome, with its exit code where there is one."""
+        code = self.end.fields.get("exit_code") if self.end else None
+        return self.outcome + (f" with exit code {code}" if code else "")
+
 
 @dataclass
 class Story:
@@ -52,6 +58,8 @@ class Story:
     attempt_count: int = 0
     attempt_seconds: float = 0.0
     """Of all attempts together."""
+    ended_before: dict[str, int] = field(default_factory=dict)
+    """How the attempts before the newest ended, and how many so."""
     resumes: int = 0
     start: dict[str, Any] = field(default_factory=dict)
     """Fields of the newest start that has any."""
@@ -158,6 +166,8 @@ def _attempt(story: Story, event: Event) -> Attempt:
     if newest is None or newest.number != event.attempt:
         if len(story.attempts) == LISTED:
             story.attempt_seconds += story.attempts[0].seconds
+        if newest is not None:
+            story.ended_before[newest.ending] = story.ended_before.get(newest.ending, 0) + 1
         newest = Attempt(event.attempt, now, now)
         story.attempts.append(newest)
         story.attempt_count += 1

@@ -42,7 +42,7 @@ def draw_timeline(story: Story) -> Timeline | None:
         return round(LEFT + (moment - begin) / span * (END - LEFT), 1)
 
     saved = tuple(x(point.x) for point in story.checkpoints.points if point.x >= begin)
-    interruptions = sum(attempt.outcome != "done" for attempt in list(story.attempts)[:-1])
+    interruptions = sum(count for how, count in story.ended_before.items() if how != "done")
     return Timeline(
         bars=tuple(_bar(attempt, x(attempt.began), x(attempt.until)) for attempt in story.attempts),
         checkpoints=saved,
