@@ -40,7 +40,7 @@ def trace(setup: Setup) -> StepProfile:
     logits = 0 if setup.loss == "linear" else setup.tokens * vocabulary // hidden * 8
     moments = setup.layers * layer * 8 // shards if setup.adapter.kind == "none" else setup.layers * 10**6
     gathered = 2 * 2 * layer if shards > 1 else 0
-    flops = (2 + 2 + 2 * setup.checkpointing) * (setup.layers * layer + vocabulary) * setup.tokens
+    flops = (2 + 2 + 2 * bool(setup.checkpointing)) * (setup.layers * layer + vocabulary) * setup.tokens
     traffic: tuple[Traffic, ...] = ()
     if setup.gpus > 1:
         base = 2 * setup.layers * layer
@@ -65,7 +65,9 @@ def trace(setup: Setup) -> StepProfile:
 def largest(setup: Setup, limit_bytes: int, what: Any = "micro_batch", below: int | None = None) -> int:
     from dataclasses import replace
 
-    low, high = 0, (1 << 22 if below is None else below - 1)
+    low, high = 0, 1 << 22
+    if below is not None:
+        high = below - 1
     while low < high:
         middle = (low + high + 1) // 2
         changed: dict[str, Any] = {what: middle}

@@ -12,6 +12,7 @@ from packtrain.plan import graph, memory
 from packtrain.plan.auto import micro_batch
 from packtrain.plan.bound import least_bytes
 from packtrain.plan.memory import trace
+from packtrain.plan.setup import Sharding
 
 
 @pytest.fixture
@@ -35,7 +36,13 @@ def test_a_bound_is_near_and_never_above(changes: dict[str, Any], traced: list[i
     known = small(gpus=4, sharding="fsdp", accumulation=2, **changes)
     assert least_bytes(known) == 0, "nothing is known yet"
     trace(known)
-    for gpus, sharding, batch in ((2, "fsdp", 1), (8, "fsdp", 1), (16, "hsdp", 1), (8, "fsdp", 4)):
+    others: list[tuple[int, Sharding, int]] = [
+        (2, "fsdp", 1),
+        (8, "fsdp", 1),
+        (16, "hsdp", 1),
+        (8, "fsdp", 4),
+    ]
+    for gpus, sharding, batch in others:
         other = replace(known, gpus=gpus, sharding=sharding, micro_batch=batch)
         bound = least_bytes(other)
         assert 0 < bound <= trace(other).reserved_bytes

@@ -13,7 +13,8 @@ from plan.models import GEMMA_3_1B, LLAMA_3_8B, LLAMA_3_70B, QWEN3_8B
 
 from packtrain.config import RunConfig
 from packtrain.errors import ConfigError
-from packtrain.plan.memory import MOST, StepProfile, largest, profiles, standing_bytes, trace
+from packtrain.plan import memory
+from packtrain.plan.memory import MANY, MOST, StepProfile, largest, profiles, standing_bytes, trace
 from packtrain.plan.setup import AdapterSetup, Setup, model_text, setup_of
 
 GIB = 1 << 30
@@ -146,6 +147,25 @@ def test_what_is_kept_and_what_is_computed_again() -> None:
     assert again.flops > 1.2 * kept.flops
 
 
+def test_half_of_a_layers_products_and_the_attention_are_kept() -> None:
+    usual: dict[str, Any] = {"micro_batch": 4, "length": 512, "adapter": FULL, "trained_dtype": "bfloat16"}
+    usual |= {"peft": True, "loss": "plain"}
+    kept, half, again = (trace(small(checkpointing=kind, **usual)) for kind in (False, "selective", True))
+    assert again.by_kind["activations"] < half.by_kind["activations"] < kept.by_kind["activations"]
+    assert kept.flops < half.flops < again.flops
+    # The first, third, fifth and seventh of q, k, v, o, gate, up and down; attention's output and logarithms.
+    a_layer = 2 * 2048 * (256 + 64 + 704 + 256 + 256) + 4 * 2048 * 8
+    added = half.by_kind["activations"] - again.by_kind["activations"]
+    assert added == pytest.approx(12 * a_layer, rel=0.01)
+
+
+def test_selective_checkpointing_is_not_packtrains() -> None:
+    with pytest.raises(ConfigError, match="selective is not how packtrain trains"):
+        setup_of(run_config(), LLAMA_3_8B, checkpointing="selective")
+    theirs = setup_of(run_config(), LLAMA_3_8B, checkpointing="selective", loss="plain")
+    assert theirs.checkpointing == "selective"
+
+
 def test_scores_grow_with_the_square_of_the_length_where_they_are_kept() -> None:
     def comes(attention: str, length: int) -> int:
         profile = trace(replace(small(attention=attention), length=length))
@@ -175,6 +195,19 @@ def test_the_largest_that_fits_fits_and_the_next_does_not(what: Any) -> None:
     assert trace(small(**{what: found})).reserved_bytes <= limit
     assert trace(small(**{what: found + step})).reserved_bytes > limit
     assert largest(small(), GIB // 2, what) == 0
+
+
+@pytest.mark.parametrize("what", ["micro_batch", "length"])
+def test_no_limit_takes_a_trace_of_many_tokens(what: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = trace(small())
+
+    def line(setup: Setup) -> StepProfile:
+        assert setup.tokens <= MANY
+        return replace(profile, reserved_bytes=GIB + 10_000 * setup.tokens)
+
+    monkeypatch.setattr(memory, "trace", line)
+    most = 79 * GIB // 10_000
+    assert largest(small(), 80 * GIB, what) == (most // 256 if what == "micro_batch" else MOST["length"])
 
 
 def test_a_model_that_does_not_fit() -> None:

@@ -29,6 +29,7 @@ from packtrain.model.parallel import shard
 from packtrain.model.quiet import quiet_transformers
 from packtrain.model.randomness import Randomness
 from packtrain.plan import described
+from packtrain.plan.selection import checkpoint_selectively
 from packtrain.plan.setup import Setup
 
 
@@ -161,7 +162,9 @@ def theirs(setup: Setup, layers: int, mesh: DeviceMesh | None) -> Built:
         described.quantise(model)
     described.gpu_dropout(trained)
     trained.train()
-    if setup.checkpointing:
+    if setup.checkpointing == "selective":
+        checkpoint_selectively(blocks(model))
+    elif setup.checkpointing:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
     described.use_attention(model, setup.attention, document_lengths(setup))
     whole, decoder = _TheirLoss(setup, model), blocks(model)

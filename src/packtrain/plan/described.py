@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import unset_fake_temporarily
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from packtrain.model.attention import documents_softcapped
+from packtrain.plan import selection
 
 #: By kind. (transformers looks for a package where a name has "flash" in it.)
 NAMES = {"flash": "packtrain_planned", "sdpa": "packtrain_planned_each", "eager": "packtrain_planned_scores"}
@@ -43,7 +44,8 @@ class _Flash(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: tuple[int, ...], window: int | None
     ) -> Tensor:
         tokens, heads, size = query.shape
-        out, log_sum = torch.empty_like(query), query.new_empty(heads, tokens, dtype=torch.float32)
+        with selection.attention():
+            out, log_sum = torch.empty_like(query), query.new_empty(heads, tokens, dtype=torch.float32)
         ctx.save_for_backward(query, key, value, out, log_sum)
         seen = sum(length * min(length, window or length) for length in lengths)
         ctx.flops = 4.0 * heads * size * seen

@@ -86,7 +86,7 @@ def evaluations(evaluate: EvaluateConfig, steps: int) -> int:
 def forward_share(setup: Setup) -> float:
     """Of a traced step's operations, those of one forward pass."""
     backward = 2 if setup.adapter.kind == "none" else 1
-    return 1 / (1 + backward + setup.checkpointing)
+    return 1 / (1 + backward + bool(setup.checkpointing))
 
 
 def _evaluation(

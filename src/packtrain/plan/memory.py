@@ -33,6 +33,8 @@ NCCL = 800_000_000
 FEWEST = 3
 #: `largest` answers lengths in steps of so many tokens.
 LENGTH_STEP = 64
+#: Tokens of a micro-batch of which a trace takes seconds.
+MANY = 1 << 18
 MOST = {"micro_batch": 1 << 16, "length": 1 << 20}
 
 
@@ -256,14 +258,23 @@ def largest(
     """The largest ``what`` (less than ``below``) whose `reserved_bytes` is within ``limit_bytes``; 0 where
     none is.
 
-    Lengths in steps of :data:`LENGTH_STEP`. The memory is nearly a line, so that a few traces find it.
+    Lengths in steps of :data:`LENGTH_STEP`. The memory is nearly a line, so that a few traces find it; beyond
+    :data:`MANY` tokens, where the loss' many parts make a trace take minutes, it is taken for one.
     """
     step = LENGTH_STEP if what == "length" else 1
 
-    def needed(times: int) -> int:
+    def traced(times: int) -> int:
         size = times * step
         larger = replace(setup, length=size) if what == "length" else replace(setup, micro_batch=size)
         return trace(larger).reserved_bytes
+
+    many = max(2, MANY // step // (setup.micro_batch if what == "length" else setup.length))
+
+    def needed(times: int) -> int:
+        if times <= many:
+            return traced(times)
+        few, most = traced(many // 2), traced(many)
+        return most + (most - few) * (times - many) // (many - many // 2)
 
     most = MOST[what] if below is None else below - 1
     good, bad = 0, most // step + 1

@@ -33,8 +33,9 @@ class PlanKeys(Section):
     """Logits kept in fp32, gradients in their place, or never whole."""
     micro_batch: int | None = Field(default=None, ge=1)
     """Sequences of `data.max_length` in one forward pass of a GPU."""
-    checkpointing: bool | None = None
-    """Whether activations are computed again in the backward pass."""
+    checkpointing: bool | Literal["selective"] | None = None
+    """Whether activations are computed again in the backward pass; `selective`, with a `plan.loss`: half of
+    a layer's products and the attention are kept, as torchtitan does."""
     network: Literal["auto", "tcp"] = "auto"
     """Between nodes: what the machine has (GPUDirect-TCPXO on `a3-megagpu-8g`), or plain TCP."""
     preemptions: float | None = Field(default=None, ge=0.0, le=100.0)

@@ -79,7 +79,8 @@ class Setup:
     """Documents packed into a sequence, of equal length."""
     accumulation: int = 1
     """Micro-batches in a step; gradients stand in memory from the second on."""
-    checkpointing: bool = True
+    checkpointing: bool | Literal["selective"] = True
+    """``selective``, with ``peft``: as :mod:`packtrain.plan.selection` says."""
     fused_norms: bool = False
     """RMSNorm and rotary embedding in one kernel each, which keep their input alone."""
     optimizer: Optimizer = "fused"
@@ -139,7 +140,7 @@ def setup_of(
     loss: Loss | None = None,
     micro_batch: int | None = None,
     length: int | None = None,
-    checkpointing: bool | None = None,
+    checkpointing: bool | Literal["selective"] | None = None,
     supervised: float = 1.0,
     documents: int = 1,
 ) -> Setup:
@@ -154,6 +155,11 @@ def setup_of(
     that a step can take. Errors: :class:`ConfigError`.
     """
     _check(sharding=(sharding, Sharding), attention=(attention, Attention), loss=(loss, Loss))
+    if checkpointing == "selective" and loss is None:
+        raise ConfigError(
+            "plan.checkpointing: selective is not how packtrain trains",
+            hint="with -s plan.loss=plain it describes others' training",
+        )
     train, text = config.train, model_text(model_config)
     if length is None:
         length = config.data.max_length

@@ -13,6 +13,7 @@ from packtrain.plan.suggest import Suggestion
 from packtrain.train.progress import duration as spoken
 
 BAR = 32
+COMPUTED = {False: "kept", True: "computed again", "selective": "computed again in part"}
 NAMES = {"logits_and_loss": "logits and loss", "all_gather": "all-gather"}
 
 
@@ -47,7 +48,7 @@ def overview(plan: Planned) -> Iterator[str]:
     yield (
         f"set-up     {setup.adapter.kind if not plan.config.full else 'full fine-tuning'}, {setup.dtype}, "
         f"{sharding}, {setup.attention} attention, {setup.loss} loss, "
-        f"activations {'computed again' if setup.checkpointing else 'kept'}"
+        f"activations {COMPUTED[setup.checkpointing]}"
     )
     yield (
         f"step       {plan.config.train.batch_tokens:,} tokens: micro-batches of {setup.micro_batch} × "
