@@ -37,9 +37,10 @@ def test_a_runs_folder(done: Job, tmp_path: Path) -> None:
     told = exported(str(done.run_dir.path), "--merged", str(tmp_path / "merged"))["merged"]
     assert told["folder"] == str(tmp_path / "merged")
     assert told["logit_error"] <= told["tolerance"] == 0.05
-    assert f"with the adapter of run `{done.receipt()['run_id']}` merged" in (
-        tmp_path / "merged" / "README.md"
-    ).read_text()
+    assert (
+        f"with the adapter of run `{done.receipt()['run_id']}` merged"
+        in (tmp_path / "merged" / "README.md").read_text()
+    )
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "merged").dtype == torch.bfloat16
 
 

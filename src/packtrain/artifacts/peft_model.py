@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
 
 from packtrain.errors import StorageError
 from packtrain.model.quiet import quiet_transformers
+
+# Where it is installed, peft imports it, and it says that a kernel of the hub's, which nothing here uses,
+# is not there.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def open_with_peft(base: Any, folder: Path) -> Any:
