@@ -23,8 +23,7 @@ MOST_RUNS = 8
 LETTERS = "ABCDEFGH"
 
 
-def render_run(run: RunFacts, *, refresh: int | None = None) -> str:
-    """``refresh``: seconds after which a browser asks for the page again; None for a file."""
+def render_run(run: RunFacts) -> str:
     return _render(
         "run.html.j2",
         title=run.name,
@@ -37,7 +36,6 @@ def render_run(run: RunFacts, *, refresh: int | None = None) -> str:
         planned=planned_rows(run.story),
         histogram=_histogram(run.story.data),
         left_out=_left_out(run.story.data),
-        refresh=refresh,
     )
 
 
@@ -55,7 +53,6 @@ def render_comparison(runs: Sequence[RunFacts]) -> str:
         differing=_differing([run.settings for run in runs]),
         same=_same([run.settings for run in runs]),
         metrics=_metrics(runs),
-        refresh=None,
     )
 
 
