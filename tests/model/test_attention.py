@@ -5,36 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from dense_attention import dense_reference
 from packed import Load, adapt, gradients, packed, random_rows, with_tokens
 
 from packtrain.model.attention import documents_one_by_one, documents_softcapped, plain_attention
 from packtrain.model.loss import CausalLoss
 
 KINDS = ["llama", "llama3", "mistral", "gemma", "qwen3", "phi3"]
-
-
-def dense_reference(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    bounds: list[int],
-    scale: float,
-    window: int | None,
-    softcap: float | None = None,
-) -> torch.Tensor:
-    """The textbook: one mask for all, in fp64."""
-    total = query.shape[2]
-    place = torch.arange(total)
-    document = torch.bucketize(place, torch.tensor(bounds[1:]), right=True)
-    seen = (document[:, None] == document[None]) & (place[:, None] >= place[None])
-    if window is not None:
-        seen &= place[:, None] - place[None] < window
-    groups = query.shape[1] // key.shape[1]
-    keys, values = (x.double().repeat_interleave(groups, dim=1) for x in (key, value))
-    scores = query.double() @ keys.transpose(2, 3) * scale
-    if softcap is not None:
-        scores = softcap * torch.tanh(scores / softcap)
-    return scores.masked_fill(~seen, float("-inf")).softmax(-1) @ values
 
 
 @pytest.mark.parametrize("window", [None, 1, 5, 64])

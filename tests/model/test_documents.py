@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_attention import dense_reference
+from dense_attention import dense_reference
 
 from packtrain.model import documents
 from packtrain.model.documents import Documents
