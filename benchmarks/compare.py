@@ -88,7 +88,7 @@ def peers_python(venv: Path) -> Path:
 def write_rows(source: Path, skip: int, count: int | None, target: Path) -> None:
     """Some rows of a file, or all after the first; exits where there are not so many."""
     opened = gzip.open if source.suffix == ".gz" else open
-    with opened(source, "rt", encoding="utf-8") as file:  # type: ignore[operator]
+    with opened(source, "rt", encoding="utf-8") as file:
         lines = list(itertools.islice(file, skip, None if count is None else skip + count))
     if count is not None and len(lines) < count:
         raise SystemExit(f"{source}: has only {len(lines)} rows after the first {skip}")
