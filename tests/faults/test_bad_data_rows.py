@@ -172,9 +172,9 @@ BAD_FIELDS: list[tuple[str, dict[str, Any], str, str]] = [
     ),
     (
         "messages",
-        messages(QUESTION, ANSWER | {"weight": 0}),
+        messages(QUESTION, ANSWER | {"weight": 0.5}),
         "messages[1].weight",
-        "is 0, but every assistant turn is trained",
+        "is neither 0 nor 1; a turn is trained or not",
     ),
     (
         "messages",

@@ -2,7 +2,7 @@
 
 Every check that needs no tokenizer is here; text passes through unchanged. Messages of a row:
 ``role`` (system, user, assistant, tool), ``content`` (always a string), and where given ``name``,
-``tool_calls``, ``tool_call_id``, ``reasoning_content``.
+``tool_calls``, ``tool_call_id``, ``reasoning_content``, and ``train`` (False: no loss on this turn).
 """
 
 from __future__ import annotations
@@ -48,8 +48,13 @@ class Format:
 def detect_format(fields: dict[str, Any]) -> str:
     """The name of the first format, richest first, whose required columns are all there.
 
-    Errors: DataError with the columns found and what each format wants.
+    Errors: DataError with the columns found and what each format wants, and for preference data.
     """
+    if "chosen" in fields and "rejected" in fields:
+        raise DataError(
+            "the columns chosen and rejected are preference data (DPO, KTO), which is not trained on",
+            hint="to train on one answer a row, name the layout of the other columns with data.format",
+        )
     for name, layout in FORMATS.items():
         if all(column in fields for column in layout.required):
             return name

@@ -43,13 +43,16 @@ class Markers:
 def assistant_spans(messages: Sequence[Message], render: Render, markers: Markers) -> tuple[str, list[Span]]:
     """The rendering of ``messages`` and, in it, the span of every assistant turn.
 
-    A span goes from where the model begins to generate through the end-of-turn token. Errors:
-    :class:`RenderError`, :class:`UnmaskableError`.
+    A span goes from where the model begins to generate through the end-of-turn token; a turn with
+    ``train: False`` has none, and the template does not see that key. Errors: :class:`RenderError`,
+    :class:`UnmaskableError`.
     """
+    trained = [each["role"] == "assistant" and each.get("train", True) for each in messages]
+    messages = [{key: value for key, value in each.items() if key != "train"} for each in messages]
     text = render(messages, False)
     spans: list[Span] = []
-    for index, message in enumerate(messages):
-        if message["role"] != "assistant":
+    for index in range(len(messages)):
+        if not trained[index]:
             continue
         start, end = _span(text, messages, index, render, markers)
         if start < (spans[-1][1] if spans else 0):

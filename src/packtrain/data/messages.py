@@ -89,8 +89,6 @@ def _message(message: Any, field: str, keys: tuple[str, str], roles: dict[str, s
         return {"role": role, "content": "", "tool_calls": _calls_in_text(message.get(content_key), where)}
     if message.get("function_call") is not None:
         raise Problem(f"{field}.function_call", "is the old spelling; use tool_calls")
-    if role == "assistant" and message.get("weight") == 0:
-        raise Problem(f"{field}.weight", "is 0, but every assistant turn is trained")
     calls = _tool_calls(message.get("tool_calls"), f"{field}.tool_calls")
     if calls and role != "assistant":
         raise Problem(f"{field}.tool_calls", f"stands in a turn of {role}; only an assistant calls tools")
@@ -101,7 +99,28 @@ def _message(message: Any, field: str, keys: tuple[str, str], roles: dict[str, s
     for key in ("name", "tool_call_id", "reasoning_content"):
         if message.get(key) is not None:
             made[key] = text_of(message[key], f"{field}.{key}", may_be_empty=True)
+    if not _trained(message, role, field):
+        made["train"] = False
     return made
+
+
+def _trained(message: Message, role: str, field: str) -> bool:
+    """Whether the loss falls on an assistant's turn: ``train``, or ``weight`` (0 or 1) as OpenAI has it."""
+    said: list[bool] = []
+    train, weight = message.get("train"), message.get("weight")
+    if train is not None:
+        if not isinstance(train, bool):
+            raise Problem(f"{field}.train", f"is {type_name(train)}, not true or false")
+        if train and role != "assistant":
+            raise Problem(f"{field}.train", f"is true in a turn of {role}; only assistant turns are trained")
+        said.append(train)
+    if weight is not None and role == "assistant":
+        if isinstance(weight, bool) or weight not in (0, 1):
+            raise Problem(f"{field}.weight", "is neither 0 nor 1; a turn is trained or not")
+        said.append(weight == 1)
+    if len(set(said)) == 2:
+        raise Problem(f"{field}.weight", "says the opposite of train")
+    return role != "assistant" or all(said)
 
 
 def _role(said: Any, field: str, roles: dict[str, str]) -> str:
