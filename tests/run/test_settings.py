@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tiny import make_tiny_base
 from transformers import AutoModelForCausalLM
 
-from packtrain.config import CheckpointConfig, EvaluateConfig, ModelConfig, TrainConfig
+from packtrain.config import CheckpointConfig, EvaluateConfig, ModelConfig, RunConfig, TrainConfig
+from packtrain.errors import ConfigError
 from packtrain.model.folder import weights_dtype
 from packtrain.run.settings import (
     base_fingerprint,
@@ -19,6 +21,7 @@ from packtrain.run.settings import (
     pick_micro_batch,
     standing_bytes,
     use_activation_checkpointing,
+    use_compile,
 )
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -52,6 +55,34 @@ def test_activation_checkpointing(knob: str | bool, on_cpu: bool, on_gpu: bool) 
     config = TrainConfig.model_validate({"activation_checkpointing": knob})
     assert use_activation_checkpointing(config, CPU) is on_cpu
     assert use_activation_checkpointing(config, CUDA) is on_gpu
+
+
+def a_run(train: dict[str, Any], adapter: dict[str, Any]) -> RunConfig:
+    model, data = {"source": "m"}, {"train": "t.jsonl"}
+    return RunConfig.model_validate(
+        {"name": "a", "model": model, "data": data, "train": train, "adapter": adapter}
+    )
+
+
+def test_compiling_is_asked_for() -> None:
+    if shutil.which("gcc") is None:
+        pytest.skip("there is no gcc")
+    assert use_compile(a_run({"compile": True}, {}))
+    assert not use_compile(a_run({}, {"dropout": 0.1}))
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said"), [({"dropout": 0.1}, "adapter.dropout"), ({"kind": "none"}, "adapter.kind: none")]
+)
+def test_what_is_not_compiled(adapter: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=f"^train.compile: not with {said}"):
+        use_compile(a_run({"compile": True}, adapter))
+
+
+def test_a_machine_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(ConfigError, match="needs a C compiler, and this machine has none"):
+        use_compile(a_run({"compile": True}, {}))
 
 
 @pytest.mark.parametrize(

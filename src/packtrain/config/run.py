@@ -56,7 +56,7 @@ IDENTITY: dict[str, frozenset[str]] = {
     "data": frozenset(DataConfig.model_fields),
     "adapter": frozenset(AdapterConfig.model_fields),
     "train": frozenset(TrainConfig.model_fields)
-    - {"micro_batch", "parallel", "threads", "activation_checkpointing"},
+    - {"micro_batch", "parallel", "threads", "activation_checkpointing", "compile"},
 }
 
 

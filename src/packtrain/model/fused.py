@@ -7,7 +7,8 @@ Qwen's window, Qwen 3's norms of heads), and its linear layers are plain ones, w
 It works without weights too, on the meta device.
 
 Generating with a cache, and comparing with the model's own way, go through the modules themselves:
-see :func:`modules_own_way`.
+see :func:`modules_own_way`. :func:`compile_layers` has torch.compile make one program of what stands
+before a layer's attention and one of what stands behind it, for all layers and all lengths.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from types import CodeType
 from typing import Any
@@ -36,12 +38,37 @@ from packtrain.model.linears import knows, tensors_of, update_of
 FORMS = ("llama", "qwen2", "qwen3", "mistral", "smollm3")
 
 
+@dataclass(frozen=True)
+class Halves:
+    """What a layer does before its attention, and behind it."""
+
+    before: Callable[..., tuple[Tensor, Tensor, Tensor]]
+    after: Callable[..., Tensor]
+
+
 def use_fused_layers(model: PreTrainedModel) -> int:
     """Let each decoder layer that is known run by our kernels; how many those are."""
     known = [module for module in model.modules() if _is_known(module)]
     for layer in known:
-        object.__setattr__(layer, "forward", partial(_forward, layer))
+        object.__setattr__(layer, "forward", partial(_forward, layer, Halves(_before, _after)))
     return len(known)
+
+
+def compile_layers(model: nn.Module, backend: str | Callable[..., Any] = "inductor") -> int:
+    """Let torch.compile make programs of the layers that run by our kernels; how many those are.
+
+    One of each half, whatever the number of tokens (dynamic sizes) and of layers; another for the lowest
+    layer, whose input wants no gradient, and another without gradients. Attention stays as it is: one
+    kernel on a GPU, and the only part whose work depends on where documents begin.
+    """
+    halves = Halves(
+        torch.compile(_before, dynamic=True, fullgraph=True, backend=backend),
+        torch.compile(_after, dynamic=True, fullgraph=True, backend=backend),
+    )
+    taken = [module for module in model.modules() if _is_taken(module)]
+    for layer in taken:
+        object.__setattr__(layer, "forward", partial(_forward, layer, halves))
+    return len(taken)
 
 
 @contextmanager
@@ -126,6 +153,7 @@ def _window(attention: Any) -> int | None:
 
 def _forward(
     layer: Any,
+    halves: Halves,
     hidden_states: Tensor,
     attention_mask: Tensor | None = None,
     past_key_values: Any = None,
@@ -146,52 +174,65 @@ def _forward(
             **kwargs,
         )
         return result
-    run: Callable[[Tensor], Tensor] = partial(_run, layer, position_embeddings, **kwargs)
+    run: Callable[[Tensor], Tensor] = partial(_run, layer, halves, position_embeddings, **kwargs)
     if layer.gradient_checkpointing and layer.training:
         run = partial(layer._gradient_checkpointing_func, run)
     return run(hidden_states)
 
 
 def _run(
-    layer: Any, position_embeddings: tuple[Tensor, Tensor], hidden_states: Tensor, **kwargs: Any
+    layer: Any,
+    halves: Halves,
+    position_embeddings: tuple[Tensor, Tensor],
+    hidden_states: Tensor,
+    **kwargs: Any,
 ) -> Tensor:
-    attention, mlp = layer.self_attn, layer.mlp
-    hidden = hidden_states[0]
-    eps = layer.input_layernorm.variance_epsilon
+    attention = layer.self_attn
     rotated = getattr(attention, "use_rope", True)
     cos, sin = (each[0].unsqueeze(1) for each in position_embeddings) if rotated else (None, None)
-    head_norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
-    linears = _linears(attention, "qkv")
-    query, key, value = Project.apply(
-        Settings(eps, attention.head_dim, tuple(map(update_of, linears))),
-        hidden,
-        layer.input_layernorm.weight,
-        cos,
-        sin,
-        *(None if norm is None else norm.weight for norm in head_norms),
-        *(tensor for linear in linears for tensor in tensors_of(linear)),
-    )
+    hidden = hidden_states[0]
+    made = halves.before(layer, hidden, cos, sin)
     attend = ALL_ATTENTION_FUNCTIONS[attention.config._attn_implementation]
     attended, _ = attend(
         attention,
-        *(each.transpose(0, 1).unsqueeze(0) for each in (query, key, value)),
+        *(each.transpose(0, 1).unsqueeze(0) for each in made),
         None,
         dropout=attention.attention_dropout if attention.training else 0.0,
         scaling=attention.scaling,
         sliding_window=_window(attention),
         **kwargs,
     )
-    hidden = Output.apply(
-        update_of(attention.o_proj),
-        attended.reshape(len(hidden), -1),
+    return halves.after(layer, attended.reshape(len(hidden), -1), hidden)
+
+
+def _before(
+    layer: Any, hidden: Tensor, cos: Tensor | None, sin: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values [T, H, D] of ``hidden`` [T, C]; ``cos`` and ``sin`` [T, 1, D] rotate them."""
+    attention, norm = layer.self_attn, layer.input_layernorm
+    head_norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+    linears = _linears(attention, "qkv")
+    made: tuple[Tensor, Tensor, Tensor] = Project.apply(
+        Settings(norm.variance_epsilon, attention.head_dim, tuple(map(update_of, linears))),
         hidden,
-        *tensors_of(attention.o_proj),
+        norm.weight,
+        cos,
+        sin,
+        *(None if each is None else each.weight for each in head_norms),
+        *(tensor for linear in linears for tensor in tensors_of(linear)),
     )
-    linears = _mlp_linears(mlp)
+    return made
+
+
+def _after(layer: Any, attended: Tensor, residual: Tensor) -> Tensor:
+    """The layer's output [1, T, C], from what attention gave [T, H·D] and the layer's input [T, C]."""
+    last, norm = layer.self_attn.o_proj, layer.post_attention_layernorm
+    hidden = Output.apply(update_of(last), attended, residual, *tensors_of(last))
+    linears = _mlp_linears(layer.mlp)
     out: Tensor = GatedMlp.apply(
-        Settings(eps, 0, tuple(map(update_of, linears))),
+        Settings(norm.variance_epsilon, 0, tuple(map(update_of, linears))),
         hidden,
-        layer.post_attention_layernorm.weight,
+        norm.weight,
         *(tensor for linear in linears for tensor in tensors_of(linear)),
     )
     return out

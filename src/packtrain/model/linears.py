@@ -21,6 +21,8 @@ from packtrain.model.randomness import Randomness
 
 #: Tensors that :func:`tensors_of` gives for a layer: weight, bias, A, B.
 EACH = 4
+#: Whether this build of PyTorch has oneDNN.
+ONEDNN = torch.backends.mkldnn.is_available()
 
 
 @dataclass(frozen=True)
@@ -80,10 +82,11 @@ def times(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x`` [T, C] times the transpose of ``weight`` [O, C], plus ``bias`` [O].
 
     In fp32 on the CPU by oneDNN, whose kernels are faster than those that PyTorch takes by itself.
-    (Only for tensors that have content: nothing is known of the operator's result without.)
+    (Only for tensors that have content: nothing is known of the operator's result without; torch.compile
+    chooses by itself.)
     """
     plain = type(x) is Tensor and x.dtype == torch.float32 and x.device.type == "cpu"
-    if plain and len(x) and torch.backends.mkldnn.is_available():
+    if plain and len(x) and ONEDNN and not torch.compiler.is_compiling():
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
         return result
     return F.linear(x, weight, bias)

@@ -13,7 +13,8 @@ from packtrain.config import RunConfig
 from packtrain.data.batches import BatchPlan
 from packtrain.data.chat import template_text
 from packtrain.data.prepare import PreparedData, prepare
-from packtrain.errors import BugError
+from packtrain.errors import BugError, ConfigError
+from packtrain.model.fused import compile_layers
 from packtrain.model.parallel import World, choose_mode
 from packtrain.model.trainable import Trainable
 from packtrain.model.weights import BaseFiles, load_tokenizer, resolve_base
@@ -27,6 +28,7 @@ from packtrain.run.settings import (
     pick_micro_batch,
     standing_bytes,
     use_activation_checkpointing,
+    use_compile,
 )
 from packtrain.run.spread import spread_model
 from packtrain.train import checkpoint
@@ -114,6 +116,11 @@ def set_up(session: Session) -> Fit:
         activation_checkpointing=settings["activation_checkpointing"],
         rows=data.train,
     )
+    if settings["compile"] and not compile_layers(model):
+        raise ConfigError(
+            f"train.compile: the layers of {type(model).__name__} are not among those that are compiled",
+            hint="leave train.compile out",
+        )
     optimizer = make_optimizer(adapter.parameters(), config.train, list(adapter.learning_rates().values()))
     fingerprint = world.broadcast(
         {
@@ -170,6 +177,7 @@ def _settings(config: RunConfig, world: World, state: TrainingState) -> dict[str
         "threads": torch.get_num_threads(),
         "micro_batch": pick_micro_batch(config.train, config.data.max_length, device),
         "activation_checkpointing": use_activation_checkpointing(config.train, device),
+        "compile": use_compile(config),
     } | before
     return state.settings
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from packtrain.train.loop import Schedule
 
 #: Above it a full fine-tuning, whose usual rates are 1e-5 to 2e-5, is likely to forget what it knew.
 HIGH_FULL_RATE = 1e-4
+#: One of them makes what torch.compile writes into a program.
+COMPILERS = ("gcc", "clang", "cc")
 _SAMPLES, _SAMPLE_BYTES = 16, 1 << 16
 
 
@@ -43,6 +46,31 @@ def use_activation_checkpointing(config: TrainConfig, device: torch.device) -> b
     if config.activation_checkpointing == "auto":
         return device.type == "cuda"
     return config.activation_checkpointing
+
+
+def use_compile(config: RunConfig) -> bool:
+    """Whether layers are compiled.
+
+    Errors: :class:`ConfigError` where that cannot be.
+    """
+    if not config.train.compile:
+        return False
+    if config.full:
+        raise ConfigError(
+            "train.compile: not with adapter.kind: none, whose layers run as transformers has them",
+            hint="leave train.compile out",
+        )
+    if config.adapter.dropout > 0:
+        raise ConfigError(
+            "train.compile: not with adapter.dropout, whose mask is another one in every step",
+            hint="leave one of the two out",
+        )
+    if not any(map(shutil.which, COMPILERS)):
+        raise ConfigError(
+            "train.compile: torch.compile needs a C compiler, and this machine has none",
+            hint="install gcc, or leave train.compile out",
+        )
+    return True
 
 
 def make_schedule(
