@@ -55,6 +55,7 @@ def translate(path: Path, devices: int = 1) -> Translated:
     carried.put("name", name)
     found = _translated(kind, source, devices, path)
     found.values = carried.values | found.values
+    found.name_defaults(source)
     check(found, document)
     return Translated(kind, name, render(found, kind, path.name), tuple(dict.fromkeys(found.left)))
 

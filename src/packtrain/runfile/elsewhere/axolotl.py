@@ -15,6 +15,10 @@ LEFT = transformers.LEFT | {
     "special_tokens": common.TOKENS,
     "tokens": common.TOKENS,
     "added_tokens_overrides": common.TOKENS,
+    "eot_tokens": common.TOKENS,
+    "cosine_min_lr_ratio": "the schedule falls to 0",
+    "early_stopping_patience": "a run ends after train.epochs or train.max_steps, not sooner",
+    "unfrozen_parameters": "full fine-tuning trains every weight; adapter.layers chooses layers",
     "chat_template*": common.TEMPLATE,
     "dataset_prepared_path": common.LOADING,
     "dataset_processes": common.LOADING,
@@ -64,11 +68,17 @@ def translate(source: Source, devices: int) -> Carried:
     carried.put("data.max_length", length, origin="sequence_len")
     carried.put("data.packing", packing, origin="sample_packing")
     rows = source.whole("micro_batch_size", 1) or 1
-    accumulation = source.whole("gradient_accumulation_steps", 1) or 1
+    accumulation = source.whole("gradient_accumulation_steps") or _accumulation(source, rows)
     common.put_batch(carried, rows, accumulation, devices, length, packing)
     _train(carried, source)
     carried.leave_rest(source, LEFT)
     return carried
+
+
+def _accumulation(source: Source, rows: int) -> int:
+    """From ``batch_size``, the rows of a step on one device, which older files name instead."""
+    total = source.whole("batch_size")
+    return max(1, total // rows) if total else 1
 
 
 def _train(carried: Carried, source: Source) -> None:

@@ -32,6 +32,12 @@ class Carried:
         if origin:
             self.origins[key] = origin
 
+    def name_defaults(self, source: Source) -> None:
+        """Say of values that the other file does not set that they are the other trainer's defaults."""
+        for ours, theirs in self.origins.items():
+            if self.comments[ours] == theirs and not source.has(theirs):
+                self.comments[ours] = "the default there"
+
     def leave(self, what: str, why: str) -> None:
         self.left.append((what, why))
 

@@ -41,9 +41,9 @@ def put_batch(
         said += "; rows are shorter: see above"
         carried.leave(
             f"a batch of {rows * accumulation * devices} rows",
-            "a batch is counted in tokens here, and as many rows of full length were assumed; for the same "
-            f"number of rows set train.batch_tokens to {rows * accumulation * devices} × the mean length that "
-            "packtrain data --stats shows",
+            "a batch is counted in tokens, and rows of full length were assumed; for as many rows as there, "
+            f"set train.batch_tokens to {rows * accumulation * devices} × the mean length that packtrain "
+            "data --stats shows",
         )
     carried.put("train.batch_tokens", tokens, said)
     if devices == 1:
@@ -84,7 +84,9 @@ def put_optimizer(carried: Carried, source: Source, key: str) -> None:
 
 def put_targets(carried: Carried, names: list[str] | None, origin: str) -> None:
     """``adapter.targets``; all of Llama's linear layers are `all-linear`."""
-    names = names or PEFT_TARGETS
+    if not names:
+        names = PEFT_TARGETS
+        carried.leave("targets, of which none are named", "peft's choice for Llama was taken: q_proj, v_proj")
     if set(names) == ALL_LINEAR or names in (["all-linear"], ["all"]):
         carried.put("adapter.targets", "all-linear", origin=origin)
     elif "head" in " ".join(names):

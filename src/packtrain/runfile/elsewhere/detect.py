@@ -103,8 +103,8 @@ def refuse_other_methods(kind: str, document: Document) -> None:
     if found:
         key, what = found
         raise ConfigError(
-            f"{document.path}:{document.line((key,))}: {key}: this is a {kind} config for {what}, and packtrain "
-            "does supervised fine-tuning of language models alone"
+            f"{document.path}:{document.line((key,))}: {key}: this is a config of {kind} for {what}; "
+            "packtrain does supervised fine-tuning of language models alone"
         )
 
 
@@ -129,6 +129,9 @@ def _axolotl(data: dict[str, Any]) -> tuple[str, str] | None:
 
 def _llama_factory(data: dict[str, Any]) -> tuple[str, str] | None:
     stage, kind = str(data.get("stage", "sft")), str(data.get("finetuning_type", "lora"))
+    image = next((key for key in data if key.startswith(("image_", "video_", "freeze_vision"))), None)
+    if image:
+        return image, "images or video"
     if stage != "sft":
         return "stage", _STAGES.get(stage, stage)
     if kind not in {"lora", "full"}:
@@ -139,4 +142,6 @@ def _llama_factory(data: dict[str, Any]) -> tuple[str, str] | None:
 
 
 def _trl(data: dict[str, Any]) -> tuple[str, str] | None:
+    if data.get("loss_type") not in {None, "nll", "chunked_nll", "dft"}:
+        return "loss_type", "DPO or another method"
     return next(((key, what) for key, what in _OTHER_METHODS.items() if key in data), None)

@@ -29,9 +29,6 @@ LEFT = transformers.LEFT | {
     "disable_gradient_checkpointing": "train.activation_checkpointing: auto recomputes on GPUs",
     "use_unsloth": common.KERNELS,
     "cache_dir": "the Hugging Face cache is HF_HOME's",
-    "image_*": "only text is trained on",
-    "video_*": "only text is trained on",
-    "freeze_*": "only text is trained on",
 }
 
 
@@ -89,7 +86,7 @@ def _one(carried: Carried, name: str, entry: Any, folder: str) -> tuple[str, str
             return name, None
         carried.leave(
             f"the data set {name}",
-            f"{folder}/dataset_info.json, which tells where it is, was not found; {folder}/{name}.json was taken",
+            f"{folder}/dataset_info.json does not tell where it is; {folder}/{name}.json was taken",
         )
         return f"{folder}/{name}.json", None
     layout = "sharegpt" if entry.get("formatting") == "sharegpt" else "alpaca"

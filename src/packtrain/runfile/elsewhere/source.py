@@ -14,13 +14,18 @@ from typing import Any
 from packtrain.errors import ConfigError
 from packtrain.runfile.document import Document, KeyPath, dotted_key
 
-_SECRET = re.compile(r"token$|key$|secret|password|passwd|credential", re.IGNORECASE)
+#: A name that may hold a secret; a tokenizer's special tokens are none.
+_SECRET = re.compile(
+    r"(?<!pad_)(?<!eos_)(?<!bos_)(?<!unk_)token$|^key$|(api|access|secret|private|auth)_?key|secret"
+    r"|password|passwd|credential",
+    re.IGNORECASE,
+)
 _LONGEST_VALUE = 60
 _TRUE, _FALSE = {"true", "yes", "on"}, {"false", "no", "off"}
 
 
 class Source:
-    """Reads one document; keys are dotted (``model.lora_rank``). Null counts as absent, as everywhere in YAML."""
+    """Reads one document; keys are dotted (``model.lora_rank``). Null counts as absent."""
 
     def __init__(self, document: Document) -> None:
         self.document = document
@@ -108,9 +113,16 @@ class Source:
 
 def shown(key: str, value: Any) -> str:
     """A value in one short line; never that of a key which may hold a secret."""
+    if isinstance(value, str) and not _SECRET.search(key):
+        text = value
+    else:
+        text = json.dumps(_without_secrets(key, value), ensure_ascii=False, default=str)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+
+
+def _without_secrets(key: str, value: Any) -> Any:
     if _SECRET.search(key):
         return "(not shown)"
-    if isinstance(value, dict) and any(_SECRET.search(name) for name in value):
-        return "(not shown)"
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= _LONGEST_VALUE else f"{text[: _LONGEST_VALUE - 1]}…"
+    if isinstance(value, dict):
+        return {name: _without_secrets(name, each) for name, each in value.items()}
+    return [_without_secrets("", each) for each in value] if isinstance(value, list) else value

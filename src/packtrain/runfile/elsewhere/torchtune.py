@@ -94,7 +94,7 @@ def _model(carried: Carried, source: Source) -> None:
     folder = _resolved(source, folder)
     name = folder.rstrip("/").rpartition("/")[2]
     owner = next((owner for start, owner in _OWNERS.items() if name.startswith(start)), None)
-    if folder.startswith("/tmp/") and owner:
+    if folder.startswith("/tmp/") and owner:  # noqa: S108  (a name in a config, never opened)
         said = f"where tune download put {folder} from; a folder will do, too"
         carried.put("model.source", f"{owner}/{name}", said, "checkpointer.checkpoint_dir")
     else:
@@ -167,7 +167,7 @@ def _one(carried: Carried, entry: dict[str, Any], where: str) -> tuple[str, str 
         place = f"{builder}.jsonl"
     if layout is None:
         carried.leave(f"{where}._component_: {builder}", "data.format: auto looks at the columns instead")
-    if entry.get("train_on_input", builder == "alpaca_dataset" or builder == "alpaca_cleaned_dataset"):
+    if entry.get("train_on_input", builder in {"alpaca_dataset", "alpaca_cleaned_dataset"}):
         carried.leave(f"{where}.train_on_input: true", common.ONLY_ANSWERS)
     understood = {
         "_component_",
@@ -246,7 +246,7 @@ def _train(carried: Carried, source: Source) -> None:
 
 
 def _resolved(source: Source, text: str) -> str:
-    """With ``${output_dir}`` and the like replaced by what they name, as OmegaConf does; a few levels deep."""
+    """With ``${output_dir}`` and the like replaced as OmegaConf does; a few levels deep."""
 
     def value(match: re.Match[str]) -> str:
         found: Any = source.document.data

@@ -48,6 +48,7 @@ LEFT = {
     "metric_for_best_model": "the last weights are published; evaluate.fail_if refuses bad ones",
     "neftune_noise_alpha": "no noise is added to embeddings",
     "label_smoothing_factor": "the loss is plain cross-entropy",
+    "adam_epsilon": "AdamW's epsilon is PyTorch's default",
     "data_seed": "train.seed decides the order of rows, too",
 }
 

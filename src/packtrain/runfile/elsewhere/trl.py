@@ -117,9 +117,5 @@ def _adapter(carried: Carried, source: Source) -> None:
     carried.put("adapter.dropout", dropout, origin="lora_dropout")
     if rslora:
         carried.put("adapter.rslora", True, origin="use_rslora")
-    if names is None:
-        carried.leave(
-            "lora_target_modules, which is not set", "peft's choice for Llama was taken: q_proj, v_proj"
-        )
     common.put_targets(carried, names, "lora_target_modules")
     carried.put("adapter.modules_to_save", saved, origin="lora_modules_to_save")

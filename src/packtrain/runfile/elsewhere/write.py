@@ -67,6 +67,7 @@ def render(carried: Carried, kind: str, origin: str) -> str:
         lines += ["", f"{section}:"]
         for key, value in data[section].items():
             said = carried.comments.get(f"{section}.{key}", "")
+            said = "" if said == key else said
             block = [f"  {line}" for line in dump_yaml({key: value}).rstrip().splitlines()]
             if said and len(block) == 1 and len(block[0]) + len(said) + 4 <= _WIDTH:
                 block[0] = f"{block[0]}  # {_one_line(said)}"
@@ -80,17 +81,22 @@ def _left(carried: Carried) -> list[str]:
     if not carried.left:
         return ["# Everything in it was carried over."]
     lines = ["# What could not be carried over, and why:"]
+    together: dict[str, list[str]] = {}
     for what, why in dict.fromkeys(carried.left):
-        lines += _comment(f"- {what}: {why}", hanging="  ")
+        together.setdefault(why, []).append(what)
+    for why, what_all in together.items():
+        lines += _comment(f"- {'; '.join(what_all)}", hanging="  ")
+        lines += _comment(f"  → {why}", hanging="    ")
     return lines
 
 
 def _comment(text: str, indent: str = "", hanging: str = "") -> list[str]:
     start = f"{indent}# "
+    further = text[: len(text) - len(text.lstrip())]
     return textwrap.wrap(
         _one_line(text),
         _WIDTH,
-        initial_indent=start,
+        initial_indent=start + further,
         subsequent_indent=start + hanging,
         break_long_words=False,
         break_on_hyphens=False,
