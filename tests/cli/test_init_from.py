@@ -237,6 +237,12 @@ def test_axolotls_conversations() -> None:
     assert (config.data.train, config.data.format) == ("mhenrichsen/alpaca_2k_test:test", "sharegpt")
 
 
+def test_a_part_of_a_split_is_listed() -> None:
+    config, translated = made(AXOLOTL.replace("    type: alpaca", "    type: alpaca\n    split: train[:10%]"))
+    assert config.data.train == "mhenrichsen/alpaca_2k_test"
+    assert "all of train was taken" in reasons(translated)["datasets[0].split: train[:10%]"]
+
+
 def test_llama_factory_with_its_list_of_data_sets(here: Path) -> None:
     (here / "data").mkdir()
     sets = {
@@ -333,6 +339,8 @@ def test_what_is_no_supervised_fine_tuning_is_refused(text: str, said: str) -> N
             "theirs.yml:11: lora_r: must be a number, and is many",
         ),
         (AXOLOTL.replace("lora_r: 32", "lora_r: 5000"), "theirs.yml:11: adapter.rank: must be at most 1024"),
+        (AXOLOTL.replace("lora_r: 32", "lora_r: 'inf'"), "theirs.yml:11: lora_r: must be a number"),
+        (AXOLOTL.replace("batch_size: 2", "batch_size: -2"), "micro_batch_size: must be at least 1"),
         (AXOLOTL.replace("lora_r: 32", "lora_r: 1.5"), "lora_r: must be a whole number"),
         (
             AXOLOTL.replace("sample_packing: true", "sample_packing: [1]"),

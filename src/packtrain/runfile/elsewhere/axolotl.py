@@ -67,8 +67,8 @@ def translate(source: Source, devices: int) -> Carried:
     length, packing = source.whole("sequence_len", 512) or 512, source.flag("sample_packing")
     carried.put("data.max_length", length, origin="sequence_len")
     carried.put("data.packing", packing, origin="sample_packing")
-    rows = source.whole("micro_batch_size", 1) or 1
-    accumulation = source.whole("gradient_accumulation_steps") or _accumulation(source, rows)
+    rows = source.count("micro_batch_size", 1)
+    accumulation = source.count("gradient_accumulation_steps", _accumulation(source, rows))
     common.put_batch(carried, rows, accumulation, devices, length, packing)
     _train(carried, source)
     carried.leave_rest(source, LEFT)
@@ -152,6 +152,7 @@ def _one(carried: Carried, entry: dict[str, Any], index: int) -> tuple[str, str 
         carried.leave(
             f"datasets[{index}].type: {shown('', kind)}", "data.format: auto looks at the columns instead"
         )
+    split = common.whole_split(carried, f"datasets[{index}].split", entry.get("split"))
     files = entry.get("data_files")
     if isinstance(files, str):
         files = [files]
@@ -166,7 +167,7 @@ def _one(carried: Carried, entry: dict[str, Any], index: int) -> tuple[str, str 
         or "." in str(entry["path"]).rpartition("/")[2]
     ):
         return str(entry["path"]), layout
-    return common.hub_source(str(entry["path"]), entry.get("name"), entry.get("split")), layout
+    return common.hub_source(str(entry["path"]), entry.get("name"), split), layout
 
 
 def _adapter(carried: Carried, source: Source) -> None:

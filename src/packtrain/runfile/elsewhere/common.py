@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from packtrain.runfile.elsewhere.carried import Carried
@@ -113,6 +114,16 @@ def hub_source(path: str, config: str | None = None, split: str | None = None) -
     if config:
         return f"{path}:{config}:{split or 'train'}"
     return path if split in {None, "train"} else f"{path}:{split}"
+
+
+def whole_split(carried: Carried, where: str, split: Any) -> str:
+    """A split's name without the part of it that ``train[:90%]`` or ``a+b`` mean."""
+    name, *rest = re.split(r"[\[+]", str(split or "train"), maxsplit=1)
+    if rest:
+        carried.leave(
+            f"{where}: {split}", f"a part or a sum of splits cannot be named; all of {name} was taken"
+        )
+    return name
 
 
 def put_validation(carried: Carried, source: Source, key: str) -> None:

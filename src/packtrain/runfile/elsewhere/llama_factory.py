@@ -46,8 +46,8 @@ def translate(source: Source, devices: int, sets: Mapping[str, Any] | None = Non
     packing = source.flag("packing") or source.flag("neat_packing")
     carried.put("data.max_length", length, origin="cutoff_len")
     carried.put("data.packing", packing, origin="packing")
-    rows = source.whole("per_device_train_batch_size", 8) or 8
-    accumulation = source.whole("gradient_accumulation_steps", 1) or 1
+    rows = source.count("per_device_train_batch_size", 8)
+    accumulation = source.count("gradient_accumulation_steps", 1)
     common.put_batch(carried, rows, accumulation, devices, length, packing)
     transformers.read(carried, source, learning_rate=5e-5)
     carried.leave_rest(source, LEFT)
@@ -100,7 +100,9 @@ def _one(carried: Carried, name: str, entry: Any, folder: str) -> tuple[str, str
                 "columns have the names of data.format; check with packtrain data",
             )
     if hub := entry.get("hf_hub_url"):
-        return common.hub_source(str(hub), entry.get("subset"), entry.get("split")), layout
+        return common.hub_source(
+            str(hub), entry.get("subset"), common.whole_split(carried, name, entry.get("split"))
+        ), layout
     return f"{folder}/{entry.get('file_name', name + '.json')}", layout
 
 

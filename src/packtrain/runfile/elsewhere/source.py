@@ -7,6 +7,7 @@ that no key is dropped silently.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -54,7 +55,11 @@ class Source:
                 value = float(value)
             except ValueError:
                 raise self.wrong(key, f"must be a number, and is {shown(key, value)}") from None
-        if isinstance(value, bool) or not isinstance(value, int | float | None):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float | None)
+            or (isinstance(value, float) and not math.isfinite(value))
+        ):
             raise self.wrong(key, f"must be a number, and is {shown(key, value)}")
         return value
 
@@ -63,6 +68,13 @@ class Source:
         if value is None or value == int(value):
             return None if value is None else int(value)
         raise self.wrong(key, f"must be a whole number, and is {shown(key, value)}")
+
+    def count(self, key: str, default: int) -> int:
+        """A whole number of at least 1."""
+        value = self.whole(key, default)
+        if value is None or value < 1:
+            raise self.wrong(key, f"must be at least 1, and is {value}")
+        return value
 
     def flag(self, key: str, default: bool = False) -> bool:
         value = self.take(key, default)

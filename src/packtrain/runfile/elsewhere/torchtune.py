@@ -79,8 +79,8 @@ def translate(source: Source, devices: int) -> Carried:
         )
     carried.put("data.max_length", length, origin="tokenizer.max_seq_len")
     carried.put("data.packing", packing, origin="dataset.packed")
-    rows = source.whole("batch_size", 1) or 1
-    accumulation = source.whole("gradient_accumulation_steps", 1) or 1
+    rows = source.count("batch_size", 1)
+    accumulation = source.count("gradient_accumulation_steps", 1)
     common.put_batch(carried, rows, accumulation, devices, length, packing)
     _train(carried, source)
     carried.leave_rest(source, LEFT)
@@ -181,9 +181,11 @@ def _one(carried: Carried, entry: dict[str, Any], where: str) -> tuple[str, str 
     for key in sorted(entry.keys() - understood - {"name", "subset"}):
         if entry[key] is not None:
             carried.leave(f"{where}.{key}: {shown(key, entry[key])}", "check the rows with packtrain data")
-    if entry.get("data_files") and place in _FILES:
-        files = entry["data_files"]
-        return (files if isinstance(files, str) else str(files)), layout
+    files = entry.get("data_files")
+    if isinstance(files, str) and place in _FILES:
+        return files, layout
+    if files:
+        carried.leave(f"{where}.data_files: {shown('', files)}", "name the files themselves in data.train")
     split = str(entry.get("split") or "train")
     if cut := _SLICE.match(split):
         split = cut[1]
@@ -194,9 +196,8 @@ def _one(carried: Carried, entry: dict[str, Any], where: str) -> tuple[str, str 
                 f"{where}.split: {entry['split']}",
                 "the rest is for validation (data.validation), or trained on",
             )
-    elif "[" in split:
-        carried.leave(f"{where}.split: {split}", "a part of a split cannot be named; all of it was taken")
-        split = split.partition("[")[0]
+    else:
+        split = common.whole_split(carried, f"{where}.split", split)
     return common.hub_source(place, entry.get("name") or entry.get("subset"), split), layout
 
 

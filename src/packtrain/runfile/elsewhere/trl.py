@@ -49,8 +49,8 @@ def translate(source: Source, devices: int) -> Carried:
     packing = source.flag("packing")
     carried.put("data.max_length", length, origin="max_length")
     carried.put("data.packing", packing, origin="packing")
-    rows = source.whole("per_device_train_batch_size", 8) or 8
-    accumulation = source.whole("gradient_accumulation_steps", 1) or 1
+    rows = source.count("per_device_train_batch_size", 8)
+    accumulation = source.count("gradient_accumulation_steps", 1)
     common.put_batch(carried, rows, accumulation, devices, length, packing)
     transformers.read(carried, source, learning_rate=2e-5)
     if not source.flag("assistant_only_loss") and not source.flag("completion_only_loss"):
@@ -98,7 +98,9 @@ def _one(carried: Carried, entry: dict[str, Any]) -> str:
         return files if entry["path"] in {"json", "csv", "parquet"} else f"{entry['path']}/{files}"
     if files is not None:
         carried.leave(f"data_files: {shown('', files)}", "name the files themselves in data.train")
-    return common.hub_source(str(entry["path"]), entry.get("name"), entry.get("split"))
+    return common.hub_source(
+        str(entry["path"]), entry.get("name"), common.whole_split(carried, "split", entry.get("split"))
+    )
 
 
 def _adapter(carried: Carried, source: Source) -> None:
