@@ -81,6 +81,11 @@ def _data(carried: Carried, source: Source, sets: Mapping[str, Any]) -> None:
 
 def _one(carried: Carried, name: str, entry: Any, folder: str) -> tuple[str, str | None]:
     """Where a data set of that name is, and its format if that is known."""
+    if folder.startswith("REMOTE:"):
+        carried.leave(
+            f"dataset_dir: {folder}", f"which file of it {name} is, is not known; all of it was taken"
+        )
+        return folder.removeprefix("REMOTE:"), None
     if not isinstance(entry, dict):
         if "/" in name:
             return name, None

@@ -49,6 +49,8 @@ _OWNERS = {
     "Mistral": "mistralai",
     "gemma": "google",
     "Phi": "microsoft",
+    "phi": "microsoft",
+    "TinyLlama": "TinyLlama",
 }
 #: Builder of a data set -> where its rows are by default, and their format.
 _SETS: dict[str, tuple[str | None, str | None]] = {
@@ -92,7 +94,7 @@ def _model(carried: Carried, source: Source) -> None:
     if folder is None:
         raise source.wrong("checkpointer.checkpoint_dir", "is not there: it tells where the base is")
     folder = _resolved(source, folder)
-    name = folder.rstrip("/").rpartition("/")[2]
+    name = folder.rstrip("/").removesuffix("/original").rpartition("/")[2]
     owner = next((owner for start, owner in _OWNERS.items() if name.startswith(start)), None)
     if folder.startswith("/tmp/") and owner:  # noqa: S108  (a name in a config, never opened)
         said = f"where tune download put {folder} from; a folder will do, too"
