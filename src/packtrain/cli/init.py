@@ -45,7 +45,7 @@ def init(
     if other is not None:
         if template is not None:
             raise UsageError(f"{template}: a template and --from exclude each other")
-        _init_from(other, output, devices or 1, force=force, as_json=as_json)
+        _init_from(other, output, devices, force=force, as_json=as_json)
         return
     if devices is not None:
         raise UsageError("--devices belongs to --from")
@@ -72,7 +72,7 @@ def init(
     typer.echo(f"next: packtrain data {target} --preview 3, then packtrain train {target}")
 
 
-def _init_from(other: Path, output: Path | None, devices: int, *, force: bool, as_json: bool) -> None:
+def _init_from(other: Path, output: Path | None, devices: int | None, *, force: bool, as_json: bool) -> None:
     from packtrain.rundir import write_atomically
     from packtrain.runfile.elsewhere import translate
 

@@ -41,7 +41,7 @@ class Translated:
     """What could not be carried over, and why."""
 
 
-def translate(path: Path, devices: int = 1) -> Translated:
+def translate(path: Path, devices: int | None = None) -> Translated:
     """Read another trainer's config; ``devices``: how many it was meant for, which no config says.
 
     Errors: ConfigError with one sentence a problem, where a line is to blame with the line.
@@ -50,17 +50,15 @@ def translate(path: Path, devices: int = 1) -> Translated:
     kind = detect(document)
     refuse_other_methods(kind, document)
     source = Source(document)
-    carried = Carried()
     name = run_name(path.stem)
-    carried.put("name", name)
     found = _translated(kind, source, devices, path)
-    found.values = carried.values | found.values
+    found.values = {"name": name, **found.values}
     found.name_defaults(source)
     check(found, document)
     return Translated(kind, name, render(found, kind, path.name), tuple(dict.fromkeys(found.left)))
 
 
-def _translated(kind: str, source: Source, devices: int, path: Path) -> Carried:
+def _translated(kind: str, source: Source, devices: int | None, path: Path) -> Carried:
     if kind == TORCHTUNE:
         return torchtune.translate(source, devices)
     if kind == AXOLOTL:

@@ -56,7 +56,7 @@ _LAYOUTS = {"alpaca": "alpaca", "alpaca_chat": "alpaca", "sharegpt": "sharegpt",
 _OF_A_SET = {"path", "type", "split", "name", "data_files", "ds_type", "field_messages"}
 
 
-def translate(source: Source, devices: int) -> Carried:
+def translate(source: Source, devices: int | None) -> Carried:
     carried = Carried()
     carried.put("model.source", source.text("base_model"), origin="base_model")
     carried.put("model.revision", source.text("revision_of_model"), origin="revision_of_model")

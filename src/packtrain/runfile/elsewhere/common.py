@@ -33,9 +33,12 @@ _SCHEDULES = {
 
 
 def put_batch(
-    carried: Carried, rows: int, accumulation: int, devices: int, max_length: int, packing: bool
+    carried: Carried, rows: int, accumulation: int, devices: int | None, max_length: int, packing: bool
 ) -> None:
     """``train.batch_tokens`` from rows a device, accumulation, devices and tokens a row."""
+    if devices is None:
+        devices = 1
+        carried.leave("the number of devices", "the file does not say it; 1 was assumed (init --devices N)")
     tokens = max(16, rows * accumulation * devices * max_length)
     said = f"{rows} a device × {accumulation} accumulated × {devices} device(s) × {max_length} tokens"
     if not packing:
@@ -47,8 +50,6 @@ def put_batch(
             "data --stats shows",
         )
     carried.put("train.batch_tokens", tokens, said)
-    if devices == 1:
-        carried.leave("the number of devices", "the file does not say it; 1 was assumed (init --devices N)")
 
 
 def put_schedule(carried: Carried, source: Source, key: str, default: str) -> str:

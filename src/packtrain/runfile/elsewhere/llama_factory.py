@@ -32,7 +32,7 @@ LEFT = transformers.LEFT | {
 }
 
 
-def translate(source: Source, devices: int, sets: Mapping[str, Any] | None = None) -> Carried:
+def translate(source: Source, devices: int | None, sets: Mapping[str, Any] | None = None) -> Carried:
     """``sets``: the content of dataset_info.json, where it is at hand."""
     carried = Carried()
     source.take("stage")

@@ -69,7 +69,7 @@ _SLICE = re.compile(r"(\w+)\[:(\d+)(%?)\]$")
 _VARIABLE = re.compile(r"\$\{([\w.]+)\}")
 
 
-def translate(source: Source, devices: int) -> Carried:
+def translate(source: Source, devices: int | None) -> Carried:
     carried = Carried()
     _model(carried, source)
     packing = _data(carried, source)

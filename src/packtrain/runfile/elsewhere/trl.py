@@ -32,7 +32,7 @@ LEFT = transformers.LEFT | {
 }
 
 
-def translate(source: Source, devices: int) -> Carried:
+def translate(source: Source, devices: int | None) -> Carried:
     carried = Carried()
     carried.put("model.source", source.text("model_name_or_path"), origin="model_name_or_path")
     carried.put("model.revision", source.text("model_revision"), origin="model_revision")
