@@ -1,0 +1,196 @@
+"""Axolotl: the YAML of ``axolotl train``. Defaults are those of its schemas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from packtrain.runfile.elsewhere import common, transformers
+from packtrain.runfile.elsewhere.carried import Carried
+from packtrain.runfile.elsewhere.source import Source, shown
+
+LEFT = transformers.LEFT | {
+    "model_type": "a causal language model is trained, of the class that its config names",
+    "tokenizer_type": "the base's own fast tokenizer is used",
+    "tokenizer_config": "the base's own fast tokenizer is used",
+    "special_tokens": common.TOKENS,
+    "tokens": common.TOKENS,
+    "added_tokens_overrides": common.TOKENS,
+    "eot_tokens": common.TOKENS,
+    "cosine_min_lr_ratio": "the schedule falls to 0",
+    "early_stopping_patience": "a run ends after train.epochs or train.max_steps, not sooner",
+    "unfrozen_parameters": "full fine-tuning trains every weight; adapter.layers chooses layers",
+    "chat_template*": common.TEMPLATE,
+    "dataset_prepared_path": common.LOADING,
+    "dataset_processes": common.LOADING,
+    "shuffle_merged_datasets": "rows are shuffled by train.seed",
+    "dataset_exact_deduplication": "duplicates are reported, and stay",
+    "eval_sample_packing": "validation is packed as training is",
+    "sample_packing_*": "packing is best fit first, and the order follows from the seed",
+    "pad_to_sequence_len": "nothing is ever padded",
+    "train_on_inputs": common.ONLY_ANSWERS,
+    "wandb*": common.LOGGING,
+    "use_wandb": common.LOGGING,
+    "mlflow*": common.LOGGING,
+    "use_otel_metrics": common.LOGGING,
+    "otel_*": common.LOGGING,
+    "eval_table_size": common.LOGGING,
+    "flash_attention": common.KERNELS,
+    "flash_attn_*": common.KERNELS,
+    "sdp_attention": common.KERNELS,
+    "xformers_attention": common.KERNELS,
+    "liger_*": common.KERNELS,
+    "lora_qkv_kernel": common.KERNELS,
+    "lora_o_kernel": common.KERNELS,
+    "lora_mlp_kernel": common.KERNELS,
+    "plugins": "there are no plugins; what they change is listed by its own key",
+    "use_ray": common.SHARDING,
+    "strict": "a run file is checked strictly, always",
+    "loss_watchdog_*": "a loss that is not finite ends the run",
+    "eval_batch_size": "how validation is batched does not change the result",
+    "saves_per_epoch": "checkpoints are a duration or steps apart; 5 minutes were taken",
+    "lora_model_dir": "a run begins with a new adapter",
+    "qat": "there is no training for quantisation",
+    "fp8*": "there is no training in 8 bits",
+}
+_LAYOUTS = {"alpaca": "alpaca", "alpaca_chat": "alpaca", "sharegpt": "sharegpt", "completion": "text"}
+_OF_A_SET = {"path", "type", "split", "name", "data_files", "ds_type", "field_messages"}
+
+
+def translate(source: Source, devices: int | None) -> Carried:
+    carried = Carried()
+    carried.put("model.source", source.text("base_model"), origin="base_model")
+    carried.put("model.revision", source.text("revision_of_model"), origin="revision_of_model")
+    if source.flag("trust_remote_code"):
+        carried.put("model.trust_remote_code", True, origin="trust_remote_code")
+    _data(carried, source)
+    _adapter(carried, source)
+    length, packing = source.whole("sequence_len", 512) or 512, source.flag("sample_packing")
+    carried.put("data.max_length", length, origin="sequence_len")
+    carried.put("data.packing", packing, origin="sample_packing")
+    rows = source.count("micro_batch_size", 1)
+    accumulation = source.count("gradient_accumulation_steps", _accumulation(source, rows))
+    common.put_batch(carried, rows, accumulation, devices, length, packing)
+    _train(carried, source)
+    carried.leave_rest(source, LEFT)
+    return carried
+
+
+def _accumulation(source: Source, rows: int) -> int:
+    """From ``batch_size``, the rows of a step on one device, which older files name instead."""
+    total = source.whole("batch_size")
+    return max(1, total // rows) if total else 1
+
+
+def _train(carried: Carried, source: Source) -> None:
+    epochs = source.number("num_epochs", 1.0) or 1.0
+    carried.put("train.epochs", epochs, origin="num_epochs")
+    if (steps := source.whole("max_steps")) is not None and steps > 0:
+        carried.put("train.max_steps", steps, origin="max_steps")
+        carried.put("train.epochs", 10_000, "max_steps decides")
+    rate = source.number("learning_rate")
+    if rate is None:
+        raise source.wrong("learning_rate", "is not there, and Axolotl has no default for it")
+    carried.put("train.learning_rate", rate, origin="learning_rate")
+    schedule = common.put_schedule(carried, source, "lr_scheduler", "cosine")
+    common.put_warmup(carried, source, schedule, 0.03)  # Axolotl's own where nothing is said
+    carried.put("train.weight_decay", source.number("weight_decay", 0.0), origin="weight_decay")
+    carried.put("train.beta1", source.number("adam_beta1"), origin="adam_beta1")
+    carried.put("train.beta2", source.number("adam_beta2"), origin="adam_beta2")
+    transformers.put_clip(carried, source)
+    carried.put("train.seed", source.whole("seed", 42), origin="seed")
+    checkpointing = source.take("gradient_checkpointing")
+    if isinstance(checkpointing, bool):
+        carried.put("train.activation_checkpointing", checkpointing, origin="gradient_checkpointing")
+    elif checkpointing is not None:
+        carried.put("train.activation_checkpointing", True, origin="gradient_checkpointing")
+    common.put_optimizer(carried, source, "optimizer")
+    transformers.put_checkpoints(carried, source)
+    if per_epoch := source.number("evals_per_epoch"):
+        share = min(1.0, round(1 / (per_epoch * epochs), 4))
+        carried.put("evaluate.every", share, f"{per_epoch:g} in each of {epochs:g} epochs", "evals_per_epoch")
+    common.put_output(carried, source, "output_dir", source.text("output_dir"))
+
+
+def _data(carried: Carried, source: Source) -> None:
+    sets = source.take("datasets")
+    if not isinstance(sets, list) or not all(isinstance(each, dict) and each.get("path") for each in sets):
+        raise source.wrong("datasets", "must be a list of data sets, each with a path")
+    found = [_one(carried, each, index) for index, each in enumerate(sets)]
+    carried.put("data.train", common.one_or_list([place for place, _ in found]), origin="datasets")
+    common.put_formats(carried, [layout for _, layout in found])
+    tests = source.take("test_datasets")
+    if (
+        isinstance(tests, list)
+        and tests
+        and all(isinstance(each, dict) and each.get("path") for each in tests)
+    ):
+        places = [_one(carried, each, index)[0] for index, each in enumerate(tests)]
+        carried.put("data.validation", common.one_or_list(places), origin="test_datasets")
+        source.take("val_set_size")
+    else:
+        common.put_validation(carried, source, "val_set_size")
+
+
+def _one(carried: Carried, entry: dict[str, Any], index: int) -> tuple[str, str | None]:
+    kind, messages = entry.get("type"), entry.get("field_messages")
+    for key in sorted(entry.keys() - _OF_A_SET):
+        if entry[key] not in (None, [], {}):
+            why = "data.format has its own names for columns and roles; check with packtrain data"
+            carried.leave(f"datasets[{index}].{key}: {shown(key, entry[key])}", why)
+    layout: str | None = None
+    if isinstance(kind, str):
+        name = kind.partition(".")[0]
+        if name == "chat_template":
+            layout = {None: "messages", "messages": "messages", "conversations": "sharegpt"}.get(messages)
+        else:
+            layout = _LAYOUTS.get(kind) or _LAYOUTS.get(name)
+        if layout == "alpaca":
+            carried.leave(
+                "Alpaca's own wording around a row", "rows become turns of the tokenizer's chat template"
+            )
+    if layout is None and kind is not None:
+        carried.leave(
+            f"datasets[{index}].type: {shown('', kind)}", "data.format: auto looks at the columns instead"
+        )
+    split = common.whole_split(carried, f"datasets[{index}].split", entry.get("split"))
+    files = entry.get("data_files")
+    if isinstance(files, str):
+        files = [files]
+    if isinstance(files, list) and len(files) == 1 and entry["path"] in {"json", "csv", "parquet"}:
+        return str(files[0]), layout
+    if files:
+        carried.leave(
+            f"datasets[{index}].data_files: {shown('', files)}", "name the files themselves in data.train"
+        )
+    if (
+        str(entry["path"]).startswith(("./", "../", "/", "gs://"))
+        or "." in str(entry["path"]).rpartition("/")[2]
+    ):
+        return str(entry["path"]), layout
+    return common.hub_source(str(entry["path"]), entry.get("name"), split), layout
+
+
+def _adapter(carried: Carried, source: Source) -> None:
+    kind, four = source.text("adapter"), source.flag("load_in_4bit")
+    if source.flag("load_in_8bit"):
+        carried.leave("load_in_8bit: true", common.QUANT8)
+    rank, alpha = source.whole("lora_r", 8), source.number("lora_alpha", 8)
+    dropout, names = source.number("lora_dropout", 0.0), source.names("lora_target_modules")
+    every, saved = source.flag("lora_target_linear"), source.names("lora_modules_to_save")
+    dora, rslora = source.flag("peft_use_dora"), source.flag("peft_use_rslora")
+    layers, ratio = source.take("peft_layers_to_transform"), source.number("loraplus_lr_ratio")
+    if kind is None:
+        carried.put("adapter.kind", "none", "without `adapter` every weight is trained")
+        return
+    transformers.put_quantised(carried, source, four_bits=kind == "qlora" or four, dora=dora)
+    carried.put("adapter.rank", rank, origin="lora_r")
+    carried.put("adapter.alpha", alpha, origin="lora_alpha")
+    carried.put("adapter.dropout", dropout, origin="lora_dropout")
+    common.put_targets(
+        carried, ["all-linear"] if every else names, "lora_target_linear" if every else "lora_target_modules"
+    )
+    carried.put("adapter.modules_to_save", saved, origin="lora_modules_to_save")
+    carried.put("adapter.layers", layers, origin="peft_layers_to_transform")
+    if rslora:
+        carried.put("adapter.rslora", True, origin="peft_use_rslora")
+    carried.put("adapter.loraplus_lr_ratio", ratio, origin="loraplus_lr_ratio")

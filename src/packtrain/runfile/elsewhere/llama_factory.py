@@ -1,0 +1,133 @@
+"""LLaMA-Factory: the YAML of ``llamafactory-cli train`` with ``stage: sft``, and its dataset_info.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from packtrain.runfile.elsewhere import common, transformers
+from packtrain.runfile.elsewhere.carried import Carried
+from packtrain.runfile.elsewhere.source import Source
+
+LEFT = transformers.LEFT | {
+    "template": common.TEMPLATE,
+    "enable_thinking": common.TEMPLATE,
+    "default_system": "put the system turn into the rows",
+    "preprocessing_*": common.LOADING,
+    "overwrite_cache": common.LOADING,
+    "tokenized_path": common.LOADING,
+    "media_dir": common.LOADING,
+    "use_fast_tokenizer": common.LOADING,
+    "low_cpu_mem_usage": common.LOADING,
+    "neat_packing": "packed rows never see each other",
+    "train_on_prompt": common.ONLY_ANSWERS,
+    "mask_history": "every assistant turn is learnt; mark a turn with train: false to leave it out",
+    "pissa_*": "adapters begin as LoRA's do (B is zero)",
+    "quantization_*": "4 bits are NF4 with double quantisation",
+    "double_quantization": "4 bits are NF4 with double quantisation",
+    "upcast_*": "norms and the adapter are computed as model.dtype says",
+    "disable_gradient_checkpointing": "train.activation_checkpointing: auto recomputes on GPUs",
+    "use_unsloth": common.KERNELS,
+    "cache_dir": "the Hugging Face cache is HF_HOME's",
+}
+
+
+def translate(source: Source, devices: int | None, sets: Mapping[str, Any] | None = None) -> Carried:
+    """``sets``: the content of dataset_info.json, where it is at hand."""
+    carried = Carried()
+    source.take("stage")
+    carried.put("model.source", source.text("model_name_or_path"), origin="model_name_or_path")
+    carried.put("model.revision", source.text("model_revision"), origin="model_revision")
+    if source.flag("trust_remote_code"):
+        carried.put("model.trust_remote_code", True, origin="trust_remote_code")
+    _data(carried, source, sets or {})
+    _adapter(carried, source)
+    length = source.whole("cutoff_len", 2048) or 2048
+    packing = source.flag("packing") or source.flag("neat_packing")
+    carried.put("data.max_length", length, origin="cutoff_len")
+    carried.put("data.packing", packing, origin="packing")
+    rows = source.count("per_device_train_batch_size", 8)
+    accumulation = source.count("gradient_accumulation_steps", 1)
+    common.put_batch(carried, rows, accumulation, devices, length, packing)
+    transformers.read(carried, source, learning_rate=5e-5)
+    carried.leave_rest(source, LEFT)
+    return carried
+
+
+def _data(carried: Carried, source: Source, sets: Mapping[str, Any]) -> None:
+    folder = source.text("dataset_dir", "data") or "data"
+    names = source.names("dataset")
+    if names is None:
+        raise source.wrong("dataset", "no data set is named")
+    found = [_one(carried, name, sets.get(name), folder) for name in names]
+    carried.put("data.train", common.one_or_list([place for place, _ in found]), origin="dataset")
+    common.put_formats(carried, [layout for _, layout in found])
+    limit = source.whole("max_samples")
+    if limit is not None and len(names) == 1:
+        carried.put("data.limit", limit, origin="max_samples")
+    elif limit is not None:
+        carried.put("data.limit", limit * len(names), f"max_samples × {len(names)} data sets", "max_samples")
+        carried.leave(
+            f"max_samples: {limit} of each data set", "data.limit counts the first rows of all together"
+        )
+    held_out = source.names("eval_dataset")
+    if held_out:
+        places = [_one(carried, name, sets.get(name), folder)[0] for name in held_out]
+        carried.put("data.validation", common.one_or_list(places), origin="eval_dataset")
+        source.take("val_size")
+    else:
+        common.put_validation(carried, source, "val_size")
+
+
+def _one(carried: Carried, name: str, entry: Any, folder: str) -> tuple[str, str | None]:
+    """Where a data set of that name is, and its format if that is known."""
+    if folder.startswith("REMOTE:"):
+        carried.leave(
+            f"dataset_dir: {folder}", f"which file of it {name} is, is not known; all of it was taken"
+        )
+        return folder.removeprefix("REMOTE:"), None
+    if not isinstance(entry, dict):
+        if "/" in name:
+            return name, None
+        carried.leave(
+            f"the data set {name}",
+            f"{folder}/dataset_info.json does not tell where it is; {folder}/{name}.json was taken",
+        )
+        return f"{folder}/{name}.json", None
+    layout = "sharegpt" if entry.get("formatting") == "sharegpt" else "alpaca"
+    tags = entry.get("tags")
+    if isinstance(tags, dict) and tags.get("role_tag") == "role":
+        layout = "messages"
+    for key in ("columns", "tags", "ranking", "num_samples", "folder"):
+        if entry.get(key):
+            carried.leave(
+                f"{key} of the data set {name}",
+                "columns have the names of data.format; check with packtrain data",
+            )
+    if hub := entry.get("hf_hub_url"):
+        return common.hub_source(
+            str(hub), entry.get("subset"), common.whole_split(carried, name, entry.get("split"))
+        ), layout
+    return f"{folder}/{entry.get('file_name', name + '.json')}", layout
+
+
+def _adapter(carried: Carried, source: Source) -> None:
+    bits, dora = source.whole("quantization_bit"), source.flag("use_dora")
+    rank = source.whole("lora_rank", 8) or 8
+    alpha, dropout = source.number("lora_alpha", 2 * rank), source.number("lora_dropout", 0.0)
+    names, saved = source.names("lora_target"), source.names("additional_target")
+    rslora, ratio = source.flag("use_rslora"), source.number("loraplus_lr_ratio")
+    if (source.text("finetuning_type") or "lora") == "full":
+        carried.put("adapter.kind", "none", "finetuning_type: full", "finetuning_type")
+        return
+    transformers.put_quantised(carried, source, four_bits=bits == 4, dora=dora)
+    if bits not in {None, 4}:
+        carried.leave(f"quantization_bit: {bits}", common.QUANT8)
+    carried.put("adapter.rank", rank, origin="lora_rank")
+    carried.put("adapter.alpha", alpha, origin="lora_alpha")
+    carried.put("adapter.dropout", dropout, origin="lora_dropout")
+    common.put_targets(carried, names or ["all"], "lora_target")
+    carried.put("adapter.modules_to_save", saved, origin="additional_target")
+    if rslora:
+        carried.put("adapter.rslora", True, origin="use_rslora")
+    carried.put("adapter.loraplus_lr_ratio", ratio, origin="loraplus_lr_ratio")
