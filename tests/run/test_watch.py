@@ -84,7 +84,8 @@ def test_what_is_shown(make_run: Make) -> None:
         "step 2/6", "loss 2.8000", "validation 2.5000", "1,000 tokens/s", "memory 1.00 GB", "about 0 s left",
         "checkpoint of step 1",
     )  # fmt: skip
-    assert view.loss == ((1, 2.9), (2, 2.8)) and view.validation == ((0, 4.0), (2, 2.5))
+    assert list(view.loss) == [(1.0, 2.9), (2.0, 2.8)]
+    assert list(view.validation) == [(0.0, 4.0), (2.0, 2.5)]
     assert view.status == "attempt 1 goes on" and not view.over
     assert any("validation loss of the adapter 2.5000" in line for line in lines(view))
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import time
+import threading
+from collections.abc import Callable
+from contextlib import suppress
 from typing import ClassVar
 
 from rich.text import Text
-from textual import work
 from textual.app import App, ComposeResult
 from textual.binding import BindingType
 from textual.containers import Container
 from textual.events import Resize
 from textual.widgets import Static
-from textual.worker import get_current_worker
 
-from packtrain.errors import PacktrainError
 from packtrain.run.watch_source import Watched
 from packtrain.run.watch_view import View, draw_curves, progress_bar
 
@@ -22,7 +21,7 @@ from packtrain.run.watch_view import View, draw_curves, progress_bar
 WIDE = 120
 
 
-class WatchApp(App[PacktrainError]):
+class WatchApp(App[Exception]):
     """Its result is what ended it, if anything but the user did."""
 
     TITLE = "packtrain watch"
@@ -44,6 +43,7 @@ class WatchApp(App[PacktrainError]):
     def __init__(self, watched: Watched, every: float) -> None:
         super().__init__(ansi_color=True)
         self._watched, self._every = watched, every
+        self._left = threading.Event()
         self.view: View | None = None
 
     def compose(self) -> ComposeResult:
@@ -57,23 +57,26 @@ class WatchApp(App[PacktrainError]):
         yield Static("", id="foot")
 
     def on_mount(self) -> None:
-        self._keep_looking()
+        # No worker of textual's: leaving would wait for a bucket that does not answer.
+        threading.Thread(target=self._keep_looking, name="packtrain-watch", daemon=True).start()
 
-    @work(thread=True, exit_on_error=True)
+    def on_unmount(self) -> None:
+        self._left.set()
+
     def _keep_looking(self) -> None:
-        worker = get_current_worker()
-        while not worker.is_cancelled:
+        while not self._left.is_set():
             try:
                 view = self._watched.look()
-            except PacktrainError as error:
-                self.call_from_thread(self.exit, error)
+            except Exception as error:  # noqa: BLE001  (raised again by who runs the app)
+                self._tell(self.exit, error)
                 return
-            if worker.is_cancelled:
-                return
-            self.call_from_thread(self.show, view)
-            until = time.monotonic() + self._every
-            while not worker.is_cancelled and time.monotonic() < until:
-                time.sleep(0.05)
+            self._tell(self.show, view)
+            self._left.wait(self._every)
+
+    def _tell(self, call: Callable[..., None], *values: object) -> None:
+        if not self._left.is_set():
+            with suppress(RuntimeError):  # it is being left
+                self.call_from_thread(call, *values)
 
     def show(self, view: View) -> None:
         self.view = view
@@ -85,7 +88,7 @@ class WatchApp(App[PacktrainError]):
 
     def _draw(self) -> None:
         view = self.view
-        if view is None or not self.is_mounted:
+        if view is None or not self.is_running:
             return
         width = self.size.width
         lines = [f"{view.name}  {view.status}", view.place]

@@ -184,7 +184,9 @@ class Watched:
         self._stack.close()
 
     def _temporary(self) -> Path:
-        self._copy = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="packtrain-watch-")))
+        # A look that is still going on when the view is left may write into it once more.
+        folder = tempfile.TemporaryDirectory(prefix="packtrain-watch-", ignore_cleanup_errors=True)
+        self._copy = Path(self._stack.enter_context(folder))
         return self._copy
 
     def _bring(self) -> str | None:
