@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -153,6 +154,16 @@ def test_the_verb_in_lines(make_run: Make, capsys: pytest.CaptureFixture[str], t
     assert capsys.readouterr().out.splitlines()[-1] == "ended: done and verified"
     assert main(["watch", str(tmp_path / "none")]) == 78
     assert "is not there" in capsys.readouterr().err
+
+
+def test_the_verb_in_json(make_run: Make, capsys: pytest.CaptureFixture[str]) -> None:
+    run = str(make_run([started(), step(1), DONE]).path)
+    assert main(["watch", run, "--json"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    told = json.loads(line)
+    assert (told["step"], told["steps"], told["loss"], told["ended"]) == (1, 6, 2.9, True)
+    assert told["validation_loss"] is None and told["status"] == "ended: done and verified"
+    assert main(["watch", run, "--json", "--web"]) == 2
 
 
 def test_ctrl_c_is_the_way_out(

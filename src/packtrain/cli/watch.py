@@ -17,6 +17,7 @@ def watch(
     port: Annotated[
         int, typer.Option(help="For --web.", show_default="a free one", min=0, max=65535, metavar="N")
     ] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a line of JSON a change.")] = False,
 ) -> None:
     """Watch a run as it goes: its curves, speed, memory, events and log. q or Ctrl-C leaves it alone.
 
@@ -24,13 +25,17 @@ def watch(
     """
     from contextlib import suppress
 
+    from packtrain.errors import UsageError
     from packtrain.kube.watching import standing
-    from packtrain.run.watching import as_lines, as_page, on_terminal
+    from packtrain.run.watching import as_json as in_json
+    from packtrain.run.watching import as_lines, as_page, changes, on_terminal
 
+    if web and as_json:
+        raise UsageError("--web prints its address alone", hint="leave --json out")
     with suppress(KeyboardInterrupt):  # the way out: nothing is broken off
         if web:
             as_page(run, standing, port, typer.echo)
-        elif sys.stdout.isatty():
+        elif sys.stdout.isatty() and not as_json:
             on_terminal(run, standing)
         else:
-            as_lines(run, standing, typer.echo)
+            as_lines(run, standing, typer.echo, in_json if as_json else changes)

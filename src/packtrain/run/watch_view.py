@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -43,7 +43,10 @@ class View:
     """By its cluster where that is seen, else because its newest attempt has told of its end."""
     step: int
     steps: int | None
+    numbers: dict[str, float | None]
+    """The last of each."""
     figures: tuple[str, ...]
+    """The same for a person, those that are known."""
     loss: Points
     validation: Points
     base: float | None
@@ -62,7 +65,7 @@ def make_view(
     cluster: Standing | None,
     note: str | None,
 ) -> View:
-    story = run.story
+    story, numbers = run.story, _numbers(run)
     return View(
         name=run.name,
         run_id=run.run_id,
@@ -71,7 +74,8 @@ def make_view(
         over=cluster.over if cluster else story.end is not None,
         step=story.step,
         steps=story.steps,
-        figures=_figures(run),
+        numbers=numbers,
+        figures=_figures(run, numbers),
         loss=_points(story.curves["loss"]),
         validation=_points(story.validation),
         base=story.base_loss,
@@ -106,23 +110,34 @@ def _status(story: Story) -> str:
     return f"{told}; {message}" if message else told
 
 
-def _figures(run: RunFacts) -> tuple[str, ...]:
+def _numbers(run: RunFacts) -> dict[str, float | None]:
+    story, cost = run.story, run.cost
+    return {
+        "loss": story.curves["loss"].last,
+        "validation_loss": story.validation.last,
+        "tokens_per_second": story.curves["tokens_per_second"].last,
+        "peak_bytes": story.curves["peak_bytes"].last,
+        "seconds_left": seconds_left(story),
+        "checkpoint": story.saved_step,
+        "usd": cost.usd if cost else None,
+    }
+
+
+def _figures(run: RunFacts, numbers: dict[str, float | None]) -> tuple[str, ...]:
     story = run.story
-    curves, left = story.curves, seconds_left(story)
-    loss, speed, memory = curves["loss"].last, curves["tokens_per_second"].last, curves["peak_bytes"].last
-    validation = story.validation.last
+    about = "" if run.cost and run.cost.exact else "about "
+    said: dict[str, Callable[[float], str]] = {
+        "loss": lambda loss: f"loss {loss:.4f}",
+        "validation_loss": lambda loss: f"validation {loss:.4f}",
+        "tokens_per_second": lambda speed: f"{speed:,.0f} tokens/s",
+        "peak_bytes": lambda size: f"memory {size / 1e9:.2f} GB",
+        "seconds_left": lambda seconds: f"about {duration(seconds)} left",
+        "checkpoint": lambda step: f"checkpoint of step {step:,}",
+        "usd": lambda usd: f"{about}{usd:,.2f} USD",
+    }
     of = f"/{story.steps:,}" if story.steps else ""
-    found = (
-        f"step {story.step:,}{of}",
-        f"loss {loss:.4f}" if loss is not None else "",
-        f"validation {validation:.4f}" if validation is not None else "",
-        f"{speed:,.0f} tokens/s" if speed is not None else "",
-        f"memory {memory / 1e9:.2f} GB" if memory is not None else "",
-        f"about {duration(left)} left" if left is not None else "",
-        f"checkpoint of step {story.saved_step:,}" if story.saved_step is not None else "",
-        f"{'' if run.cost.exact else 'about '}{run.cost.usd:,.2f} USD" if run.cost else "",
-    )
-    return tuple(filter(None, found))
+    known = (say(value) for key, say in said.items() if (value := numbers[key]) is not None)
+    return (f"step {story.step:,}{of}", *known)
 
 
 def _points(series: Series) -> Points:

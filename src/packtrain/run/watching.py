@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,13 +46,15 @@ def on_terminal(run: str, standing: Ask) -> None:
         raise failed
 
 
-def as_lines(run: str, standing: Ask, say: Callable[[str], None]) -> None:
-    """One line a change, until the run has ended, or Ctrl-C."""
+def as_lines(
+    run: str, standing: Ask, say: Callable[[str], None], told: Callable[[View | None, View], list[str]]
+) -> None:
+    """What ``told`` makes of each change, until the run has ended, or Ctrl-C."""
     with watched(run, standing) as (found, every):
         before: View | None = None
         while True:
             view = found.look()
-            for line in changes(before, view):
+            for line in told(before, view):
                 say(line)
             if view.over:
                 return
@@ -74,6 +77,25 @@ def changes(before: View | None, now: View) -> list[str]:
         if line and (before is None or line != getattr(before, what)):
             lines.append(f"not seen: {line}" if what == "note" else line)
     return lines
+
+
+def as_json(before: View | None, now: View) -> list[str]:
+    """One object for all that has changed."""
+    if now == before:
+        return []
+    told = {
+        "name": now.name,
+        "run_id": now.run_id,
+        "place": now.place,
+        "status": now.status,
+        "ended": now.over,
+        "step": now.step,
+        "steps": now.steps,
+        **now.numbers,
+        "cluster": now.cluster,
+        "not_seen": now.note,
+    }
+    return [json.dumps(told, ensure_ascii=False)]
 
 
 def as_page(run: str, standing: Ask, port: int, say: Callable[[str], None]) -> None:
