@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 from report_kit import DONE, Make, make_run, started, step
 from standins.bucket import BucketServer, bucket_server
-from whole_run import base, job
 
 from packtrain.cli.main import main
 from packtrain.run.watch_page import LOOPBACK, PageServer
@@ -25,7 +24,7 @@ from packtrain.run.watch_view import Standing
 from packtrain.rundir import EventWriter
 from packtrain.storage import open_storage
 
-__all__ = ["base", "bucket_server", "job", "make_run"]
+__all__ = ["bucket_server", "make_run"]
 REFRESH = '<meta http-equiv="refresh" content="5">'
 
 
