@@ -213,6 +213,9 @@ def test_a_job_on_a_cluster(
     view = Watched("run.yaml", lambda _: Standing("failed: no image", True)).look()
     assert view.over, "its pods may have had no word"
 
+    view = Watched("run.yaml", lambda _: Standing("gone: no job", None)).look()
+    assert not view.over, "it is trained on this machine"
+
     def away(_: object) -> Standing:
         raise ConfigError("the cluster is away")
 

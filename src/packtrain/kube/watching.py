@@ -14,4 +14,4 @@ def standing(config: RunConfig) -> Standing:
     with connect(config) as cluster:
         seen, _ = observe(cluster, find_job(cluster, config.name), config.name)
     state = look(seen)
-    return Standing(spoken(state), state.over, seen.lines)
+    return Standing(spoken(state), None if state.phase == "gone" else state.over, seen.lines)

@@ -28,7 +28,8 @@ class Standing:
     """What is seen of a run in its cluster."""
 
     sentence: str
-    over: bool
+    over: bool | None
+    """None where the cluster knows of no job: the run may be elsewhere, or not submitted yet."""
     lines: tuple[str, ...] = ()
     """The last that it printed."""
 
@@ -71,7 +72,7 @@ def make_view(
         run_id=run.run_id,
         place=place,
         status=_status(story),
-        over=cluster.over if cluster else story.end is not None,
+        over=cluster.over if cluster and cluster.over is not None else story.end is not None,
         step=story.step,
         steps=story.steps,
         numbers=numbers,
