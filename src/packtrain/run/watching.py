@@ -64,7 +64,7 @@ def as_lines(
 
 def changes(before: View | None, now: View) -> list[str]:
     """What is to be said of ``now``, after ``before`` was."""
-    if before is not None and before.run_id != now.run_id:
+    if before is not None and before.run_id not in ("", now.run_id):
         before = None  # another run has begun there
     if before is None:
         lines = [f"{now.name}  {now.place}", *(line for _, line in now.events[-FIRST:])]
