@@ -33,6 +33,7 @@ VERBS = {
     "verify-resume": "Prove that a run which is stopped and resumed ends the same.",
     "data": "Show the training data as the model sees it.",
     "report": "Write the page about a run, or compare several.",
+    "watch": "Watch a run as it goes, on a terminal or as a page.",
     "explain": "Say why a run ended as it did, and what to do next.",
     "chat": "Talk with an adapter.",
     "eval": "Measure an adapter beside its base.",

@@ -37,18 +37,22 @@ class RunFacts:
     """This process is the run: it has not told of its end yet."""
 
 
-def read_facts(run_dir: RunDir, *, spent_usd: float | None = None, here: bool = False) -> RunFacts:
+def read_facts(
+    run_dir: RunDir, *, spent_usd: float | None = None, here: bool = False, story: Story | None = None
+) -> RunFacts:
     """Of any run, in whatever state. ``here``: this process is the run, whose versions are known.
+
+    ``story``: its events, for who has read them already; then a run may have none yet.
 
     Errors: :class:`ConfigError` for a folder that holds no run.
     """
     who = run_dir.identity()
-    if who is None and not run_dir.events_file.exists():
+    if story is None and who is None and not run_dir.events_file.exists():
         raise ConfigError(
             f"{run_dir.path}: holds no run: there is neither run.json nor events.jsonl",
             hint="name a run's folder (runs/NAME), its run file, or its place in a bucket",
         )
-    story = gather(stream(run_dir.events_file))
+    story = story or gather(stream(run_dir.events_file))
     config = _config(run_dir)
     receipt = _receipt(run_dir)
     return RunFacts(

@@ -23,9 +23,11 @@ MOST_RUNS = 8
 LETTERS = "ABCDEFGH"
 
 
-def render_run(run: RunFacts) -> str:
+def render_run(run: RunFacts, *, refresh: int | None = None) -> str:
+    """``refresh``: seconds after which a browser asks for the page again."""
     return _render(
         "run.html.j2",
+        refresh=refresh,
         title=run.name,
         run=run,
         story=run.story,
@@ -46,6 +48,7 @@ def render_comparison(runs: Sequence[RunFacts]) -> str:
     names = _names(runs)
     return _render(
         "compare.html.j2",
+        refresh=None,
         title=" · ".join(names),
         names=names,
         runs=runs,

@@ -56,8 +56,8 @@ class Story:
     """Seconds each took, by the time it was complete."""
     attempts: deque[Attempt] = field(default_factory=lambda: deque(maxlen=LISTED))
     attempt_count: int = 0
-    attempt_seconds: float = 0.0
-    """Of all attempts together."""
+    seconds_before: float = 0.0
+    """Of the attempts that are not listed any more."""
     ended_before: dict[str, int] = field(default_factory=dict)
     """How the attempts before the newest ended, and how many so."""
     resumes: int = 0
@@ -83,6 +83,11 @@ class Story:
         return self.start.get("steps")
 
     @property
+    def attempt_seconds(self) -> float:
+        """Of all attempts together."""
+        return self.seconds_before + sum(attempt.seconds for attempt in self.attempts)
+
+    @property
     def end(self) -> Event | None:
         """The last word of the newest attempt."""
         return self.attempts[-1].end if self.attempts else None
@@ -100,8 +105,7 @@ class Story:
 def gather(events: Iterable[Event]) -> Story:
     story = Story()
     for event in events:
-        _take(story, event)
-    story.attempt_seconds += sum(attempt.seconds for attempt in story.attempts)
+        take(story, event)
     return story
 
 
@@ -110,7 +114,8 @@ def moment(event: Event) -> float:
     return datetime.fromisoformat(event.time).timestamp()
 
 
-def _take(story: Story, event: Event) -> None:
+def take(story: Story, event: Event) -> None:
+    """One more event, in the order of :func:`packtrain.rundir.stream`."""
     story.events, story.last, fields = story.events + 1, event, event.fields
     attempt = _attempt(story, event)
     match event.kind:
@@ -165,7 +170,7 @@ def _attempt(story: Story, event: Event) -> Attempt:
     newest = story.attempts[-1] if story.attempts else None
     if newest is None or newest.number != event.attempt:
         if len(story.attempts) == LISTED:
-            story.attempt_seconds += story.attempts[0].seconds
+            story.seconds_before += story.attempts[0].seconds
         if newest is not None:
             story.ended_before[newest.ending] = story.ended_before.get(newest.ending, 0) + 1
         newest = Attempt(event.attempt, now, now)

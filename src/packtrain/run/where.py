@@ -35,17 +35,35 @@ class Found:
     """By the run's own count, where it has one."""
 
 
+@dataclass(frozen=True)
+class Place:
+    """A run's folder, or else its place in a bucket."""
+
+    folder: Path | None
+    uri: str | None
+    config: RunConfig | None
+    """Of the run file, where one was named."""
+
+
 @contextmanager
 def find(run: str) -> Iterator[Found]:
     """Errors: :class:`ConfigError` where there is no run, and those of :class:`Storage`."""
-    if is_bucket(run):
-        with _brought(run, None) as found:
-            yield found
+    place = locate(run)
+    if place.folder is not None:
+        yield Found(RunDir(place.folder), str(place.folder), False, place.config)
         return
+    assert place.uri is not None
+    with _brought(place.uri, place.config) as found:
+        yield found
+
+
+def locate(run: str) -> Place:
+    """Errors: as of :func:`find`; whether there is a run in a folder or bucket that is named is not asked."""
+    if is_bucket(run):
+        return Place(None, run, None)
     path = Path(run).expanduser()
     if path.is_dir():
-        yield Found(RunDir(path), str(path), False, None)
-        return
+        return Place(path, None, None)
     if not path.exists():
         raise ConfigError(
             f"{path}: is not there", hint="name a run's folder (runs/NAME), its run file, or gs://…"
@@ -54,15 +72,13 @@ def find(run: str) -> Iterator[Found]:
     here = RunDir(Path("runs") / config.name)
     uri = _place(config)
     if here.identity() is not None and (uri is None or here.events_file.exists()):
-        yield Found(here, str(here.path), False, config)
-        return
+        return Place(here.path, None, config)
     if uri is None:
         raise ConfigError(
             f"{here.path}: holds no run, and nothing of {config.name} is in a bucket",
             hint="packtrain train RUN starts it; name its folder if it has another one",
         )
-    with _brought(uri, config) as found:
-        yield found
+    return Place(None, uri, config)
 
 
 def _place(config: RunConfig) -> str | None:
@@ -81,23 +97,37 @@ def _place(config: RunConfig) -> str | None:
 def _brought(uri: str, config: RunConfig | None) -> Iterator[Found]:
     with tempfile.TemporaryDirectory(prefix="packtrain-run-") as folder:
         run_dir = RunDir(Path(folder))
-        with closing(open_storage(uri)) as storage:
-            if storage.stat(CURRENT) is not None:  # the place of all runs of a name
-                known = find_run(storage)
-                assert known is not None
-                uri = f"{uri.rstrip('/')}/{known.run_id}"
-        with closing(open_storage(uri)) as storage:
-            if read_identity(storage) is None:
-                raise ConfigError(
-                    f"{uri}: holds no run: there is no {IDENTITY}",
-                    hint="a run's place is gs://BUCKET/packtrain/NAME, or output.run_uri of its run file",
-                )
-            _bring(run_dir, storage)
-            spent = None
-            with suppress(PacktrainError):
-                entries = read_entries(storage)
-                spent = total_usd(entries) if entries else None
+        uri = newest(uri)
+        spent = bring(run_dir, uri)
         yield Found(run_dir, uri, True, config, spent)
+
+
+def newest(uri: str) -> str:
+    """The place of the newest run, of a place of all runs of a name; any other as it is."""
+    with closing(open_storage(uri)) as storage:
+        if storage.stat(CURRENT) is None:
+            return uri
+        known = find_run(storage)
+    assert known is not None
+    return f"{uri.rstrip('/')}/{known.run_id}"
+
+
+def bring(run_dir: RunDir, uri: str) -> float | None:
+    """What is there and not in ``run_dir`` yet; the USD that are spent, by the run's own count.
+
+    Errors: as of :func:`find`.
+    """
+    with closing(open_storage(uri)) as storage:
+        if read_identity(storage) is None:
+            raise ConfigError(
+                f"{uri}: holds no run: there is no {IDENTITY}",
+                hint="a run's place is gs://BUCKET/packtrain/NAME, or output.run_uri of its run file",
+            )
+        _bring(run_dir, storage)
+        with suppress(PacktrainError):
+            entries = read_entries(storage)
+            return total_usd(entries) if entries else None
+    return None
 
 
 def _bring(run_dir: RunDir, storage: Storage) -> None:

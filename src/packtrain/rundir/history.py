@@ -22,13 +22,14 @@ def history(events: Path | Iterable[Event]) -> list[Event]:
     return list(_told(enumerate(known), enumerate(known)))
 
 
-def stream(path: Path) -> Iterator[Event]:
+def stream(path: Path, size: int | None = None) -> Iterator[Event]:
     """:func:`history` of a file, one event after another: a million of them take no memory.
 
-    The file is read twice, and what is appended meanwhile is left for the next time.
+    The file is read twice, and what is appended meanwhile is left for the next time. ``size``: so many of
+    its bytes; all that are there unless said.
     """
     try:
-        size = path.stat().st_size
+        size = path.stat().st_size if size is None else size
     except FileNotFoundError:
         return
     # What takes something back is rare: a line that cannot be one is not parsed for that.
