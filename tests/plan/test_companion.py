@@ -66,6 +66,6 @@ def test_a_companion_that_was_killed_is_not_missed(other: Companion) -> None:
 
 def test_what_cannot_be_traced_is_told_and_the_next_is_traced(other: Companion) -> None:
     broken = replace(small(), model='{"model_type": "nobody\'s"}')
-    with pytest.raises(ConfigError, match="config.json"):
+    with pytest.raises(ConfigError, match=r"config\.json"):
         other.both(broken, 3, 4)
     assert other.both(small(), 3, 4)[1].layers == 4

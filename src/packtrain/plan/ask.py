@@ -35,9 +35,7 @@ def ask(config: RunConfig, keys: PlanKeys, questions: Questions, say: Callable[[
         return _answered(config, keys, questions, say)
 
 
-def _answered(
-    config: RunConfig, keys: PlanKeys, questions: Questions, say: Callable[[str], None]
-) -> Answer:
+def _answered(config: RunConfig, keys: PlanKeys, questions: Questions, say: Callable[[str], None]) -> Answer:
     plan = plan_run(config, keys, say)
     setup, memory = plan.setup, plan.target.memory
     others = questions.compare or questions.scale is not None

@@ -81,8 +81,8 @@ def _serve(pipe: Connection, other_end: Connection) -> None:
             return
         try:
             found: Observed | None = observe(setup, layers)
-        except Exception:
-            found = None  # the parent meets it, too
+        except Exception:  # noqa: BLE001 - whatever it is, the parent tries it and says so
+            found = None
         try:
             pipe.send(found)
         except OSError:
