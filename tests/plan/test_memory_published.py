@@ -181,7 +181,7 @@ def test_what_a_token_takes() -> None:
 
 @pytest.mark.parametrize(("batch", "peak"), [(4, 24_473_332_736), (8, 34_280_434_688)])
 def test_older_fused_rows_hold_the_logits_once_more(batch: int, peak: int) -> None:
-    """a100_80gb.csv, foak-fast-kernels, Mistral-7B with LoRA: 2 bytes a word and token above the later file."""
+    """a100_80gb.csv, foak-fast-kernels, Mistral-7B with LoRA: 2 bytes a word and token above the later."""
     setup = Row(MISTRAL_7B, "lora", "fused", batch, 1, peak, MISTRAL_LORA).setup()
     once_more = 2 * 32_000 * setup.tokens
     assert trace(setup).peak_bytes + once_more == pytest.approx(peak, rel=0.003)
