@@ -227,6 +227,16 @@ def test_no_usable_tokenizer(base: Path, content: str | None) -> None:
         load_tokenizer(resolve_base(config), config)
 
 
+def test_a_base_without_a_tokenizer_is_told_in_a_sentence(base: Path) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        (base / name).unlink(missing_ok=True)
+    config = ModelConfig(source=str(base))
+    with pytest.raises(ConfigError) as told:
+        load_tokenizer(resolve_base(config), config)
+    assert str(told.value) == f"{base}: has no tokenizer"
+    assert "tokenizer.json" in (told.value.hint or "")
+
+
 def test_transformers_says_nothing(base: Path, capfd: pytest.CaptureFixture[str]) -> None:
     load(base)
     assert capfd.readouterr() == ("", "")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from packtrain.config import RunConfig
 from packtrain.errors import GateError, PacktrainError
 from packtrain.kube.observe import Say
+from packtrain.plan.companion import companion
 from packtrain.plan.machines import GIB
 from packtrain.plan.options import PlanKeys
 from packtrain.plan.summary import Summary
@@ -21,6 +22,11 @@ def plan_first(config: RunConfig, say: Say) -> Summary | None:
 
     Errors: :class:`GateError` with what would make it fit.
     """
+    with companion():
+        return _planned(config, say)
+
+
+def _planned(config: RunConfig, say: Say) -> Summary | None:
     from packtrain.plan.plan import plan_run
 
     try:

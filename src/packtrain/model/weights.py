@@ -6,6 +6,7 @@ that looks both ways would be trained as if it did not.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from packtrain.config import ModelConfig
@@ -34,6 +35,11 @@ def load_tokenizer(base: BaseFiles, config: ModelConfig) -> PreTrainedTokenizerB
                 base.folder, trust_remote_code=config.trust_remote_code, local_files_only=True
             )
         except UNREADABLE as error:
+            if isinstance(error, ValueError) and not _has_tokenizer(base.folder):
+                raise ConfigError(
+                    f"{base.source}: has no tokenizer",
+                    hint="put the base's tokenizer.json and tokenizer_config.json beside its config.json",
+                ) from error
             raise _unusable(base, "its tokenizer cannot be loaded", error) from error
         except Exception as error:
             # The tokenizers library raises plain Exception for a file that it cannot read.
@@ -132,6 +138,11 @@ def checked_config(base: BaseFiles, config: ModelConfig) -> Any:
             hint="packtrain trains models that transformers' AutoModelForCausalLM knows, such as Llama",
         )
     return found
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    """Whether any file there looks like a part of one."""
+    return any(any(folder.glob(name)) for name in ("*token*", "vocab*", "*.model"))
 
 
 def _unusable(base: BaseFiles, what: str, error: BaseException) -> PacktrainError:

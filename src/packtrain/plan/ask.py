@@ -9,6 +9,7 @@ from packtrain.config import RunConfig
 from packtrain.errors import GateError
 from packtrain.plan import compare as beside
 from packtrain.plan.answer import Answer
+from packtrain.plan.companion import companion
 from packtrain.plan.machines import GIB
 from packtrain.plan.memory import largest
 from packtrain.plan.options import PlanKeys
@@ -30,6 +31,11 @@ class Questions:
 
 def ask(config: RunConfig, keys: PlanKeys, questions: Questions, say: Callable[[str], None]) -> Answer:
     """Errors: those of :func:`packtrain.plan.plan.plan_run`."""
+    with companion():
+        return _answered(config, keys, questions, say)
+
+
+def _answered(config: RunConfig, keys: PlanKeys, questions: Questions, say: Callable[[str], None]) -> Answer:
     plan = plan_run(config, keys, say)
     setup, memory = plan.setup, plan.target.memory
     others = questions.compare or questions.scale is not None

@@ -5,6 +5,7 @@ As a run makes it (:mod:`packtrain.run.spread`), or as transformers' Trainer wit
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -74,6 +75,11 @@ def layer_turn(setup: Setup) -> int:
 
 def parameters(setup: Setup) -> int:
     """How many weights the whole model has."""
+    return _parameters(Setup(model=setup.model))
+
+
+@functools.lru_cache(maxsize=16)
+def _parameters(setup: Setup) -> int:
     with quiet_transformers(), torch.device("meta"):
         model = build_model(setup)
     return sum(parameter.numel() for parameter in model.parameters())

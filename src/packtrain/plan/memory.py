@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from packtrain.plan.companion import observe_both
 from packtrain.plan.setup import Setup
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ def _observed(setup: Setup) -> tuple[Observed, Observed]:
     if setup.layers <= few + turn:
         whole = observe(setup, setup.layers)
         return whole, whole
-    return observe(setup, few), observe(setup, few + turn)
+    return observe_both(setup, few, few + turn)
 
 
 @dataclass(frozen=True)
