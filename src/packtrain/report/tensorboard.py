@@ -75,8 +75,12 @@ def _opened(folder: Path, attempt: int, first: Event) -> IO[bytes]:
     now = moment(first)
     name = f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{attempt:06d}"
     file = (folder / name).open("wb", buffering=0)
-    file.write(_record(_event(now, 0, version="brain.Event:2")))
-    file.write(_record(_event(now, first.step + 1, starts=True)))
+    try:
+        file.write(_record(_event(now, 0, version="brain.Event:2")))
+        file.write(_record(_event(now, first.step + 1, starts=True)))
+    except OSError:
+        file.close()
+        raise
     return file
 
 
