@@ -21,7 +21,8 @@ from packtrain.artifacts.gguf_file import put_back, reordered
 from packtrain.artifacts.gguf_tokenizer import cutting
 from packtrain.artifacts.locate import locate
 from packtrain.artifacts.ollama import parts_of
-from packtrain.artifacts.vllm import RANKS, least_rank, refusals
+from packtrain.artifacts.vllm import refusals
+from packtrain.artifacts.vllm_ranks import RANKS, least_rank
 from packtrain.errors import ConfigError, ConflictError, GateError, PacktrainError
 from packtrain.model.gguf import convert
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from launches import config_of
 
+from packtrain.artifacts.vllm_ranks import RANKS
 from packtrain.errors import GateError
 from packtrain.kube import serve_room
 from packtrain.kube.serve_room import (
-    RANKS,
     Served,
     check,
     choose,

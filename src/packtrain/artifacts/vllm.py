@@ -1,8 +1,7 @@
 """Would vLLM serve this adapter? And if not, why: it says so only when the server starts.
 
 vLLM loads peft's files as they are, so that there is nothing to write. What it refuses stands in its
-vllm/lora/peft_helper.py (features, rank) and vllm/lora/utils.py (names of the weights); the ranks are those
-of vllm/config/lora.py.
+vllm/lora/peft_helper.py (features, rank) and vllm/lora/utils.py (names of the weights).
 """
 
 from __future__ import annotations
@@ -13,21 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from packtrain.artifacts.adapter_files import CONFIG, WEIGHTS
+from packtrain.artifacts.vllm_ranks import RANKS, least_rank
 from packtrain.errors import ConfigError
 from packtrain.model.shards import Shards
 
-#: What ``--max-lora-rank`` takes.
-RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 #: Linear layers that vLLM's models of Llama's shape can give an update, and the fused ones of Phi.
 SUPPORTED = frozenset(
     {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "qkv_proj", "gate_up_proj"}
     | {"lm_head", "embed_tokens"}
 )
-
-
-def least_rank(rank: int) -> int | None:
-    """The least ``--max-lora-rank`` that serves ``rank``; None where there is none."""
-    return next((each for each in RANKS if each >= rank), None)
 
 
 def refusals(folder: Path, max_rank: int | None = None) -> list[str]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from packtrain.artifacts.vllm_ranks import RANKS, least_rank
 from packtrain.config import RunConfig
 from packtrain.errors import ConfigError, GateError
 from packtrain.kube.resources import of_machine
@@ -19,8 +20,8 @@ from packtrain.plan.machines import GIB, Capacity, Machine, machines, price_per_
 UTILIZATION = 0.9
 #: Conversations of the full served length that a machine has room for at once, where none is named.
 CONVERSATIONS = 8
-#: Of ``--max-lora-rank``: the least that is not below the adapter's. vllm/config/lora.py, MaxLoRARanks
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+#: The least that a server is told.
+LEAST_RANK = 8
 #: Of weights and cache: vLLM's `--dtype auto` computes in two bytes whatever the files hold.
 TYPE_SIZE = 2
 #: What a GPU needs beside weights, adapter and cache: 1.26 GiB of activations, and 1.79 GiB that are not
@@ -93,10 +94,10 @@ def served_of(config: RunConfig, model_config: Mapping[str, Any]) -> Served:
 
 def lora_rank(rank: int) -> int:
     """What vLLM has to be told. Errors: :class:`ConfigError` above its limit."""
-    fitting = [each for each in RANKS if each >= rank]
-    if not fitting:
+    told = least_rank(max(rank, LEAST_RANK))
+    if told is None:
         raise ConfigError(f"adapter.rank: {rank} is more than vLLM serves ({RANKS[-1]})")
-    return fitting[0]
+    return told
 
 
 def served_length(config: RunConfig, served: Served | None) -> int:
