@@ -12,9 +12,7 @@ import io
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from types import FrameType
 from typing import Annotated, Any
 
@@ -22,6 +20,7 @@ import typer
 
 from packtrain import __version__
 from packtrain.cli.outcome import INTERRUPTED, fail
+from packtrain.ending import end_process
 from packtrain.errors import PreemptedError
 
 #: Verb -> its line in ``packtrain --help``. The function of that name (``-`` is ``_``) is in
@@ -87,15 +86,7 @@ def entry() -> None:
     except KeyboardInterrupt:
         pass  # one more, while the first was being told of
     ending = True
-    alone = all(thread is threading.main_thread() for thread in threading.enumerate())
-    if alone and code != INTERRUPTED:
-        sys.exit(code)
-    # When the interpreter is taken down, one more Ctrl-C finds no handler; and a thread that was left
-    # behind (a second Ctrl-C waits for none) and stands inside C++ code aborts the process.
-    with suppress(OSError):
-        sys.stdout.flush()
-        sys.stderr.flush()
-    os._exit(code)
+    end_process(code, tidy=code != INTERRUPTED)
 
 
 def main(args: Sequence[str] | None = None) -> int:

@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from packtrain.ending import end_process
 from packtrain.errors import UsageError
 from packtrain.run.heavy import heavy_imports
 from packtrain.run.outcome import FOLDER, ProcessEnd
@@ -236,4 +237,4 @@ def visible_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Pa
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from packtrain.config import RunConfig
+from packtrain.ending import end_process
 from packtrain.errors import AccessError, BugError, PacktrainError, UnavailableError, UsageError
 from packtrain.run.gate import Check, checks
 from packtrain.run.outcome import gravity
@@ -85,4 +86,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())
