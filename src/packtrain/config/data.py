@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from packtrain.config.base import Section
+from packtrain.config.base import NOT_BLANK, Section
+from packtrain.config.columns import Name, Role, Theirs
 
 
 class DataConfig(Section):
@@ -17,6 +18,15 @@ class DataConfig(Section):
     """A share of the rows of `train` (0 for none), or a source of its own."""
     format: Literal["auto", "dolly", "alpaca", "sharegpt", "messages", "prompt-completion", "text"] = "auto"
     """How a row is laid out. `auto` looks at the columns of the first rows."""
+    columns: dict[Name, Theirs] = Field(default={})
+    """Where the file has other names: ours, then the file's, such as `{prompt: question, completion: answer}`."""
+    roles: dict[Role, Theirs | Annotated[list[Theirs], Field(min_length=1)]] = Field(default={})
+    """Where turns have other roles: ours, then the file's, such as `{user: customer, assistant: [agent, bot]}`."""
+    system: str | None = Field(default=None, pattern=NOT_BLANK)
+    """A system prompt for every conversation that has none of its own."""
+    reasoning: Literal["template", "content", "drop"] = "template"
+    """What an assistant thinks before it answers: rendered as the chat template does (refused where it
+    does not), put before the answer as `<think>…</think>`, or left out."""
     revision: str | None = None
     """A branch, tag or commit of a Hugging Face data set; pinned when the run starts."""
     max_length: int = Field(default=2048, ge=16, le=1_048_576)

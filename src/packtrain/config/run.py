@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from packtrain.config.adapter import AdapterConfig
 from packtrain.config.base import NAME, Section
+from packtrain.config.columns import wrong
 from packtrain.config.data import DataConfig
 from packtrain.config.evaluate import EvaluateConfig
 from packtrain.config.model import ModelConfig
@@ -31,6 +32,9 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _supported(self) -> RunConfig:
+        data = self.data
+        if problem := wrong(data.format, data.columns, data.roles, data.system):
+            raise ValueError(problem)
         if self.adapter.kind == "qlora" and self.train.parallel == "fsdp":
             raise ValueError(
                 "train.parallel: fsdp cannot shard a base in 4 bits (adapter.kind: qlora); use auto or data"

@@ -25,7 +25,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +43,9 @@ from packtrain.data.masks import (
     UnmaskableError,
     assistant_spans,
 )
+from packtrain.data.reasoning import VanishedError, key_of, learnt, spelled
 from packtrain.data.rows import BadRow
+from packtrain.data.strings import strings
 from packtrain.data.templates import TODAY, named_templates
 from packtrain.errors import ConfigError, DataError
 
@@ -68,6 +70,15 @@ class Encoded:
 
     tokens: npt.NDArray[np.int32]
     supervised: npt.NDArray[np.bool_]
+    thoughtless: int = 0
+    """Assistant turns that are not supervised, since the template leaves out what they think."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rendered:
+    text: str
+    spans: list[Span]
+    thoughtless: int = 0
 
 
 def template_text(value: str | None) -> str | None:
@@ -111,6 +122,23 @@ class ChatTemplate:
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
+    @property
+    def has_template(self) -> bool:
+        return bool(self._templates)
+
+    def render(self, messages: Sequence[Message]) -> str:
+        """A whole conversation as text. Errors: :class:`~.masks.RenderError`."""
+        return self._render(messages, False)
+
+    def control_token(self, text: str) -> str | None:
+        """The first of the template's control tokens in ``text``, which would forge a turn."""
+        found = self._control.search(text)
+        return found[0] if found else None
+
+    @cached_property
+    def _reasoning_key(self) -> str | None:
+        return key_of(self._render)
+
     def _learn_markers(self, special: set[str]) -> re.Pattern[str]:
         """Complete the stop tokens; return a pattern for the control tokens that texts must not hold."""
         stops: set[str] = set(self._markers.stops)
@@ -141,36 +169,44 @@ class ChatTemplate:
 
         Errors: ConfigError without a template or an EOS, DataError where a mask cannot be established.
         """
-        texts: list[tuple[str, list[Span]] | BadRow] = []
+        texts: list[_Rendered | BadRow] = []
         for place, conversation in rows:
             try:
                 texts.append(self._text_and_spans(place, conversation))
             except BadRow as bad:
                 texts.append(bad)
-        encodings = self._tokenized([item[0] for item in texts if not isinstance(item, BadRow)])
+        encodings = self._tokenized([item.text for item in texts if not isinstance(item, BadRow)])
         return [
             item if isinstance(item, BadRow) else self._encoded(place, conversation, item, next(encodings))
             for (place, conversation), item in zip(rows, texts, strict=True)
         ]
 
-    def _text_and_spans(self, place: str, conversation: Conversation) -> tuple[str, list[Span]]:
+    def _text_and_spans(self, place: str, conversation: Conversation) -> _Rendered:
         if conversation.text is not None:
-            return conversation.text, [(0, len(conversation.text))]
+            return _Rendered(conversation.text, [(0, len(conversation.text))])
         if not self._templates:
             raise ConfigError(
                 "model.chat_template: the tokenizer of model.source has no chat template, and none is given",
                 hint="set model.chat_template to a Jinja file or template, or train on format: text",
             )
         messages = conversation.messages
-        for field, text in _texts(messages, conversation.tools):
-            if forged := self._control.search(text):
-                raise BadRow(place, field, f"holds the control token {forged[0]}, which would forge a turn")
+        for field, text in strings(messages, conversation.tools):
+            if forged := self.control_token(text):
+                raise BadRow(place, field, f"holds the control token {forged}, which would forge a turn")
+
+        def render(part: Sequence[Message], prompt: bool) -> str:
+            return self._render(part, prompt, conversation.tools)
+
         try:
-            return assistant_spans(
-                messages,
-                lambda part, prompt: self._render(part, prompt, conversation.tools),
-                self._markers,
-            )
+            given = spelled(messages, lambda: self._reasoning_key)
+            text, spans = assistant_spans(given, render, self._markers)
+            return _Rendered(text, *learnt(messages, given, text, spans, render))
+        except VanishedError as error:
+            raise DataError(
+                f"{place}: {error.field}: {error}",
+                hint="data.reasoning: content puts it before the answer, drop leaves it out; or name a template "
+                "that renders it with model.chat_template",
+            ) from error
         except RenderError as error:
             raise BadRow(place, "", f"the chat template refuses it: {error}") from error
         except UnmaskableError as error:
@@ -218,9 +254,9 @@ class ChatTemplate:
             start = stop
 
     def _encoded(
-        self, place: str, conversation: Conversation, item: tuple[str, list[Span]], encoding: Any
+        self, place: str, conversation: Conversation, item: _Rendered, encoding: Any
     ) -> Encoded | BadRow:
-        text, spans = item
+        text, spans = item.text, item.spans
         tokens = np.array(encoding.ids, dtype=np.int32)
         supervised = np.zeros(len(tokens), dtype=np.bool_)
         for start, end in spans:
@@ -232,7 +268,10 @@ class ChatTemplate:
                 raise DataError(f"{place}: the end of an assistant's turn is not a token of its own")
         if conversation.text is not None:
             tokens, supervised = self._with_eos(tokens, supervised)
-        return self._with_bos(place, tokens, supervised)
+        encoded = self._with_bos(place, tokens, supervised)
+        if item.thoughtless and isinstance(encoded, Encoded):
+            return replace(encoded, thoughtless=item.thoughtless)
+        return encoded
 
     def _stops(self, token: int, text: str, end: int) -> bool:
         name = self.tokenizer.convert_ids_to_tokens(token)
@@ -276,26 +315,6 @@ def _any_of(tokens: set[str]) -> re.Pattern[str]:
     """Longest first: of two tokens that begin alike, the tokenizer takes the longer too."""
     ordered = sorted((re.escape(token) for token in tokens if token), key=lambda token: (-len(token), token))
     return re.compile("|".join(ordered) or r"(?!)")
-
-
-def _texts(messages: Sequence[Message], tools: list[Any] | None) -> Iterator[tuple[str, str]]:
-    """(field, string) for every string that a row puts into a rendering."""
-    for index, message in enumerate(messages):
-        for key, value in message.items():
-            yield from _strings(f"messages[{index}].{key}", value)
-    yield from _strings("tools", tools)
-
-
-def _strings(field: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, str):
-        yield field, value
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield f"{field} (a key)", str(key)
-            yield from _strings(f"{field}.{key}", item)
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _strings(f"{field}[{index}]", item)
 
 
 def _token_from(encoding: Any, char: int, text: str) -> int:

@@ -2,7 +2,8 @@
 
 Every check that needs no tokenizer is here; text passes through unchanged. Messages of a row:
 ``role`` (system, user, assistant, tool), ``content`` (always a string), and where given ``name``,
-``tool_calls``, ``tool_call_id``, ``reasoning_content``, and ``train`` (False: no loss on this turn).
+``tool_calls``, ``tool_call_id``, ``reasoning_content`` (whatever the row calls it), and ``train``
+(False: no loss on this turn).
 """
 
 from __future__ import annotations

@@ -32,6 +32,9 @@ SHAREGPT_ROLES = OPENAI_ROLES | {
     "function_response": "tool",
     "tool_response": "tool",
 }
+#: Keys of what an assistant thinks before it answers; the first is what conversations have here.
+REASONING = ("reasoning_content", "thinking", "reasoning")
+END_OF_THOUGHT = "</think>"
 
 
 class Problem(ValueError):
@@ -96,12 +99,32 @@ def _message(message: Any, field: str, keys: tuple[str, str], roles: dict[str, s
     made: Message = {"role": role, "content": content}
     if calls:
         made["tool_calls"] = calls
-    for key in ("name", "tool_call_id", "reasoning_content"):
+    for key in ("name", "tool_call_id"):
         if message.get(key) is not None:
             made[key] = text_of(message[key], f"{field}.{key}", may_be_empty=True)
+    if (thoughts := _reasoning(message, made, field)) is not None:
+        made[REASONING[0]] = thoughts
     if not _trained(message, role, field):
         made["train"] = False
     return made
+
+
+def _reasoning(message: Message, made: Message, field: str) -> str | None:
+    """What the assistant thinks, from whichever key has it; an empty one says nothing."""
+    said = {key: message[key] for key in REASONING if message.get(key) is not None}
+    said = {key: text_of(text, f"{field}.{key}", may_be_empty=True) for key, text in said.items()}
+    said = {key: text for key, text in said.items() if text.strip()}
+    if not said:
+        return None
+    (key, text), *others = said.items()
+    if made["role"] != "assistant":
+        raise Problem(f"{field}.{key}", f"stands in a turn of {made['role']}; only an assistant reasons")
+    for other, again in others:
+        if again != text:
+            raise Problem(f"{field}.{other}", f"is not the same as {key}; keep one of them")
+    if END_OF_THOUGHT in made["content"]:
+        raise Problem(f"{field}.{key}", f"is given beside {END_OF_THOUGHT} in the content; keep one of them")
+    return text
 
 
 def _trained(message: Message, role: str, field: str) -> bool:

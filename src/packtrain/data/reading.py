@@ -12,10 +12,14 @@ from itertools import islice
 
 from packtrain.config import DataConfig
 from packtrain.data.chat import ChatTemplate, Encoded
-from packtrain.data.formats import Conversation, detect_format, to_conversation
+from packtrain.data.columns import Columns, Unseen
+from packtrain.data.formats import Conversation
+from packtrain.data.messages import Problem
+from packtrain.data.reasoning import placed
 from packtrain.data.report import Findings
 from packtrain.data.rows import BadRow, Row
 from packtrain.data.sources import Source
+from packtrain.data.system import as_in_the_row, check_system, lacks_system, with_system
 from packtrain.data.token_files import RowWriter
 from packtrain.errors import DataError
 
@@ -35,13 +39,21 @@ class Reader:
     """What other sources of the run had: the limit on bad rows is on all of them."""
     findings: Findings = field(default_factory=Findings)
     """What this one has."""
+    columns: Columns = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.columns = Columns.of(self.config)
 
     def read(self, source: Source, into: RowWriter) -> str:
         """Hand the rows that are left to ``into``; their format. Errors: DataError, and the source's."""
         layout: str = self.config.format
+        unseen = Unseen(self.columns)
         for chunk in _chunks(source):
             if layout == "auto":
-                layout = _format_of(chunk)
+                layout = _format_of(chunk, self.columns)
+            if self.findings.rows_read == 0 and layout != "auto":
+                check_system(self.template, self.config.system, layout)
+            unseen.look(item for item in chunk if isinstance(item, Row))
             for place, result in self._encoded(chunk, layout):
                 self.findings.rows_read += 1
                 encoded = self._accepted(place, result)
@@ -50,6 +62,8 @@ class Reader:
             into.seal()
             if self.on_progress:
                 self.on_progress(self.before.rows_read + self.findings.rows_read)
+        if source.limit is None:
+            unseen.check()  # the first rows alone need not have what later ones have
         if into.empty:
             raise DataError(_nothing_left(source, self.findings, self.config.max_length))
         return layout
@@ -63,14 +77,33 @@ class Reader:
                 if isinstance(item, BadRow):
                     bad[index] = item
                 else:
-                    conversations.append((item.place, to_conversation(item, layout)))
+                    conversations.append((item.place, self._conversation(item, layout)))
             except BadRow as problem:
                 bad[index] = problem
                 if self.config.on_bad_row == "fail":
                     break  # later rows do not matter; earlier ones may be found bad when rendered
-        encoded = iter(self.template.encode_batch(conversations))
+        system = self.config.system
+        encoded = iter(
+            as_in_the_row(result) if isinstance(result, BadRow) and lacks_system(made, system) else result
+            for (_, made), result in zip(
+                conversations,
+                self.template.encode_batch(
+                    [(place, with_system(made, system)) for place, made in conversations]
+                ),
+                strict=True,
+            )
+        )
         for index, item in enumerate(chunk[: len(bad) + len(conversations)]):
             yield item.place, bad[index] if index in bad else next(encoded)
+
+    def _conversation(self, row: Row, layout: str) -> Conversation:
+        made = self.columns.conversation(row, layout)
+        if made.text is not None or self.config.reasoning == "template":
+            return made
+        try:
+            return Conversation(placed(made.messages, self.config.reasoning), made.tools)
+        except Problem as problem:
+            raise BadRow(row.place, problem.field, problem.problem) from None
 
     def _accepted(self, place: str, result: Encoded | BadRow) -> Encoded | None:
         """The row as it is trained on, or None when it is left out; DataError where that is not allowed."""
@@ -81,6 +114,7 @@ class Reader:
             return None
         limit, length = self.config.max_length, len(result.tokens)
         if length <= limit:
+            self.findings.thoughtless_turns += result.thoughtless
             return result
         if self.config.too_long == "fail":
             raise DataError(
@@ -97,6 +131,7 @@ class Reader:
             return None
         self.findings.truncated_rows += 1
         self.findings.truncated_tokens += length - limit
+        self.findings.thoughtless_turns += result.thoughtless
         return cut
 
     def _leave_out(self, bad: BadRow) -> None:
@@ -119,13 +154,13 @@ def _chunks(source: Iterable[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
         yield chunk
 
 
-def _format_of(chunk: list[Row | BadRow]) -> str:
+def _format_of(chunk: list[Row | BadRow], columns: Columns) -> str:
     """By the first row that can be read; a chunk without one tells nothing, and needs no format."""
     first = next((item for item in chunk if isinstance(item, Row)), None)
     if first is None:
         return "auto"
     try:
-        return detect_format(first.fields)
+        return columns.detect(first.fields)
     except DataError as error:
         raise DataError(f"{first.place}: {error}", hint=error.hint) from error
 

@@ -34,6 +34,8 @@ class Findings:
     """Left out because of ``data.too_long: skip``."""
     unsupervised_rows: int = 0
     """Left out because nothing that is trained on was left after the cut."""
+    thoughtless_turns: int = 0
+    """Assistant turns that are not learnt, since the chat template leaves out what they think."""
 
     def note_bad_row(self, problem: str) -> None:
         self.bad_rows += 1
@@ -128,6 +130,12 @@ class DataReport:
             )
         if found.unsupervised_rows:
             lines.append(f"{_rows(found.unsupervised_rows)} left out: the cut took all of the answer")
+        if found.thoughtless_turns:
+            turns = found.thoughtless_turns
+            lines.append(
+                f"{turns:,} assistant turn{'s are' if turns != 1 else ' is'} not learnt: the chat template leaves "
+                "out the reasoning of earlier turns (a row that ends with such a turn would teach it)"
+            )
         if self.duplicates.rows:
             lines.append(
                 f"{_rows(self.duplicates.rows)} in training more than once, "

@@ -6,6 +6,7 @@ Here each value gets one sentence: from the branch whose type fits, or else all 
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from pydantic import ValidationError
@@ -75,6 +76,10 @@ def _sentence(path: KeyPath, items: list[ErrorDetails], document: Document) -> s
         return f"{place}: unknown key{did_you_mean(_nearest(path))}"
     if first["type"] == "missing":
         return f"{place}: is missing{_meaning(dotted_key(path))}"
+    if first["loc"][-1] == "[key]":  # one of few names that a map may have
+        known = re.findall(r"'([^']+)'", first["ctx"]["expected"])
+        meant = nearest_name(str(path[-1]), known)
+        return f"{place}: unknown key{did_you_mean(meant) or f'; known are {", ".join(known)}'}"
     limits = list(dict.fromkeys(text for item in items if (text := _limit(item))))
     if limits:
         return f"{place}: {' and '.join(limits)} (is {shown(first['input'])})"
