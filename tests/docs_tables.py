@@ -97,6 +97,7 @@ def _values(facts: dict[str, Any]) -> str:
         "string": "text",
         "boolean": "`true`, `false`",
         "array": "list",
+        "object": "keys and values",
         "integer": "whole number",
         "number": "number",
     }[facts["type"]]

@@ -79,7 +79,7 @@ def _of_another(format: str, columns: Mapping[Name, str]) -> str | None:
             return f"data.columns.{ours}: rows of format {format} have no turns"
         if ours not in (*IN_TURNS, *COLUMNS[format]):
             own = ", ".join(COLUMNS[format])
-            return f"data.columns.{ours}: the format {format} has no such column; it has {own}"
+            return f"data.columns.{ours}: the format {format} has no column {ours}; it has {own}"
     return None
 
 

@@ -202,11 +202,7 @@ class ChatTemplate:
             text, spans = assistant_spans(given, render, self._markers)
             return _Rendered(text, *learnt(messages, given, text, spans, render))
         except VanishedError as error:
-            raise DataError(
-                f"{place}: {error.field}: {error}",
-                hint="data.reasoning: content puts it before the answer, drop leaves it out; or name a template "
-                "that renders it with model.chat_template",
-            ) from error
+            raise DataError(f"{place}: {error}", hint=error.hint) from error
         except RenderError as error:
             raise BadRow(place, "", f"the chat template refuses it: {error}") from error
         except UnmaskableError as error:

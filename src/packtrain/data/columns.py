@@ -64,6 +64,14 @@ class Columns:
             hint=f"name the file's columns in data.columns, for {', '.join(sorted(known))}",
         )
 
+    def fit(self, fields: dict[str, Any]) -> bool:
+        """Whether the row has any of the names, or nothing but roles is named."""
+        if not self.names and not self.turns:
+            return True
+        turns = [turn for value in fields.values() if isinstance(value, list) for turn in value]
+        keys = {key for turn in turns if isinstance(turn, dict) for key in turn}
+        return not fields.keys().isdisjoint(self.names.values()) or not keys.isdisjoint(self.turns.values())
+
     def conversation(self, row: Row, format: str) -> Conversation:
         """Errors: BadRow, with the file's names."""
         if not self.names and not self.turns and not self.roles:
@@ -85,6 +93,19 @@ class Columns:
                 if isinstance(made.get(column), list):
                     made[column] = [self._renamed_turn(turn) for turn in made[column]]
         return made
+
+    def foreign(self, fields: dict[str, Any]) -> dict[str, Any]:
+        """The reverse of :meth:`renamed`: a row of a format as the file would have it."""
+        made = {self.names.get(column, column): value for column, value in fields.items()}
+        made |= {theirs: "" for theirs in self.names.values() if theirs not in made}
+        for column, value in made.items() if self.turns else ():
+            if isinstance(value, list):
+                made[column] = [self._foreign_turn(turn) for turn in value]
+        return made
+
+    def _foreign_turn(self, turn: dict[str, Any]) -> dict[str, Any]:
+        ours = {theirs: key for key, theirs in _SHAREGPT.items()}
+        return {self.turns.get(ours.get(key, key), key): value for key, value in turn.items()}
 
     def _renamed_columns(self, fields: dict[str, Any]) -> dict[str, Any]:
         # What is named is nothing else, and what has a format's name and is not named is not meant.

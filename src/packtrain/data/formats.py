@@ -64,6 +64,13 @@ def detect_format(fields: dict[str, Any]) -> str:
     raise DataError(f"the columns found ({found}) are of no known format: {wanted}")
 
 
+def is_text(fields: dict[str, Any]) -> bool:
+    """Whether the row is a plain text, and no conversation."""
+    return "text" in fields and not any(
+        all(column in fields for column in layout.required) for name, layout in FORMATS.items() if name != "text"
+    )
+
+
 def to_conversation(row: Row, format: str) -> Conversation:
     """The row as a conversation, of a format in :data:`FORMATS`.
 

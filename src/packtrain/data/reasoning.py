@@ -24,9 +24,9 @@ Kept = Literal["template", "content", "drop"]
 class VanishedError(ValueError):
     """The template does not render the reasoning of a turn; ``field`` names it."""
 
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(problem)
-        self.field = field
+    def __init__(self, field: str, problem: str, hint: str) -> None:
+        super().__init__(f"{field}: {problem}, so that the reasoning would be lost")
+        self.hint = f"{hint}, or name a template that renders it with model.chat_template"
 
 
 def placed(messages: Sequence[Message], kept: Kept) -> tuple[Message, ...]:
@@ -75,7 +75,8 @@ def spelled(messages: Sequence[Message], key: Callable[[], str | None]) -> tuple
         elif KEY in message and message.get("train", True):
             raise VanishedError(
                 f"messages[{index}].{KEY}",
-                f"the chat template renders none of {', '.join(REASONING)}, so that the reasoning would be lost",
+                f"the chat template renders none of {', '.join(REASONING)}",
+                "data.reasoning: content puts it before the answer, drop leaves it out",
             )
         made.append(rest)
     return tuple(made)
@@ -98,7 +99,8 @@ def learnt(
         elif not _last_shows(thoughts, spelled_out[: index + 1], render):
             raise VanishedError(
                 f"messages[{index}].{KEY if KEY in messages[index] else 'content'}",
-                "the chat template leaves out what the assistant thinks, so that the reasoning would be lost",
+                "the chat template leaves out what the assistant thinks",
+                "data.reasoning: drop leaves it out of the rows, too",
             )
     return kept, len(spans) - len(kept)
 

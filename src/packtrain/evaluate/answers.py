@@ -88,14 +88,15 @@ def answers(
     max_new_tokens: int,
     base: Callable[[], AbstractContextManager[Any]],
     attention: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    system: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> list[Answer]:
     """Greedy answers of the base and of what was trained to each prompt.
 
     ``model`` holds what was trained. Inside ``base()`` the base answers: the model that it gives, or,
     where it gives None, ``model``, out of which it has taken the adapter for a while. ``attention()`` is
-    entered around all that ``model`` does. ``on_progress``: answers done and all. The modules' modes
-    are put back.
+    entered around all that ``model`` does. ``system`` stands before every prompt. ``on_progress``: answers
+    done and all. The modules' modes are put back.
     """
     asked = [Prompt(prompt=prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     # Module by module: a frozen base and its adapter need not be in the same mode.
@@ -106,7 +107,7 @@ def answers(
         nonlocal done
         texts = []
         for prompt in asked:
-            texts += generate(by, tokenizer, [prompt.prompt], max_new_tokens=max_new_tokens)
+            texts += generate(by, tokenizer, [_turns(prompt, system)], max_new_tokens=max_new_tokens)
             done += 1
             if on_progress is not None:
                 on_progress(done, 2 * len(asked))
@@ -125,6 +126,12 @@ def answers(
         Answer(prompt.prompt, base_text, text, _expected(prompt))
         for prompt, base_text, text in zip(asked, before, after, strict=True)
     ]
+
+
+def _turns(prompt: Prompt, system: str | None) -> str | list[dict[str, str]]:
+    if system is None:
+        return prompt.prompt
+    return [{"role": "system", "content": system}, {"role": "user", "content": prompt.prompt}]
 
 
 def _expected(prompt: Prompt) -> tuple[str, ...]:

@@ -11,7 +11,11 @@ import numpy as np
 from packtrain.artifacts.locate import LocatedAdapter
 from packtrain.config import DataConfig, Prompt, RunConfig
 from packtrain.data.chat import template_text
+from packtrain.data.columns import Columns
+from packtrain.data.formats import is_text
 from packtrain.data.prepare import prepare
+from packtrain.data.rows import Row
+from packtrain.data.sources import open_source
 from packtrain.data.tokenized import TokenizedRows
 from packtrain.errors import ConfigError, DataError
 from packtrain.evaluate.answers import Answer, Score, answers, score
@@ -101,7 +105,10 @@ def compare(
     if prompts:
         say(f"answering {len(prompts)} prompts, before and after")
         longest = run.evaluate.max_new_tokens if run is not None else wanted.max_new_tokens
-        said = answers(model, tokenizer, prompts, max_new_tokens=longest, base=disabled)
+        system = run.data.system if run is not None else None
+        said = answers(
+            model, tokenizer, prompts, max_new_tokens=longest, base=disabled, system=system
+        )
     return Comparison(what, len(rows), before, after, tuple(said))
 
 
@@ -112,6 +119,7 @@ def validation_rows(run: RunConfig | None, wanted: Wanted, tokenizer: Any) -> tu
     if wanted.rows is not None:
         settings = {"train": wanted.rows, "validation": 0.0, "format": wanted.format}
         settings |= {"max_length": run.data.max_length if run is not None else wanted.max_length}
+        settings |= _as_trained(run.data, wanted.rows) if run is not None else {}
         data = DataConfig.model_validate(settings)
         return prepare(data, tokenizer, chat_template=template, seed=seed).train, wanted.rows
     assert run is not None
@@ -121,6 +129,19 @@ def validation_rows(run: RunConfig | None, wanted: Wanted, tokenizer: Any) -> tu
             "data.validation: the run has no rows for validation", hint="name others with --data FILE"
         )
     return prepared.validation, "the run's validation rows"
+
+
+def _as_trained(data: DataConfig, rows: str) -> dict[str, Any]:
+    """How the run saw its rows; its names of columns only where these rows have them, too."""
+    kept: dict[str, Any] = {"reasoning": data.reasoning}
+    first = next((row.fields for row in open_source(rows, limit=1) if isinstance(row, Row)), None)
+    if first is None:
+        return kept
+    if Columns.of(data).fit(first):
+        kept |= {"columns": data.columns, "roles": data.roles}
+    if not is_text(first):
+        kept["system"] = data.system
+    return kept
 
 
 def _side(model: Any, tokenizer: Any, rows: TokenizedRows, wanted: Wanted, say: Say, who: str) -> Side:

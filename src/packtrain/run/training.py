@@ -146,5 +146,6 @@ def _answer(session: Session, fit: Fit) -> list[Answer]:
         max_new_tokens=fit.config.evaluate.max_new_tokens,
         base=lambda: base_alone(fit),
         attention=lambda: plain_attention(fit.model),
+        system=fit.config.data.system,
         on_progress=session.progress.tick,
     )

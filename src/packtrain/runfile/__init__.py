@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from packtrain.config import RunConfig
 from packtrain.errors import ConfigError
 from packtrain.runfile.document import Document, dump_yaml
-from packtrain.runfile.keys import SECTIONS
+from packtrain.runfile.keys import MAPS, SECTIONS
 from packtrain.runfile.places import find_places, input_path
 from packtrain.runfile.sentences import sentences
 
@@ -63,11 +63,11 @@ def dump(config: RunConfig, header: str = "") -> str:
 
 
 def _without_empty_sections(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A section whose keys are all commented out reads as null: its defaults are meant."""
+    """A section, or a map, whose keys are all commented out reads as null: its defaults are meant."""
     cleaned: dict[str, Any] = {}
     for key, value in data.items():
         dotted = f"{prefix}{key}"
-        if dotted in SECTIONS and value is None:
+        if dotted in SECTIONS | MAPS and value is None:
             cleaned[key] = {}
         elif dotted in SECTIONS and isinstance(value, dict):
             cleaned[key] = _without_empty_sections(value, f"{dotted}.")

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from packtrain.errors import ConfigError, UsageError
-from packtrain.runfile.keys import FIELDS, SECTIONS, nearest_key, nearest_name
+from packtrain.runfile.keys import FIELDS, MAPS, SECTIONS, nearest_key, nearest_name
 
 #: Where a value stands in the data: keys of mappings and indices of lists.
 KeyPath = tuple[str | int, ...]
@@ -87,7 +87,7 @@ class Document:
         if key in SECTIONS:
             keys = ", ".join(name for name in FIELDS if name.startswith(f"{key}."))
             raise ConfigError(f"-s {override}: {key} is a section; set one of its keys: {keys}")
-        if key not in FIELDS:
+        if key not in FIELDS and key.rpartition(".")[0] not in MAPS:
             raise ConfigError(f"-s {override}: {key}: unknown key{did_you_mean(nearest_key(key))}")
         parsed = override_value(override)
         *sections, last = key.split(".")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from difflib import SequenceMatcher
+from typing import get_origin
 
 from pydantic.fields import FieldInfo
 
@@ -25,6 +26,8 @@ def _walk(model: type[Section], prefix: str = "") -> Iterable[tuple[str, FieldIn
 FIELDS: dict[str, FieldInfo] = {key: field for key, field, nested in _walk(RunConfig) if not nested}
 #: Dotted names of the sections, such as ``train`` and ``evaluate.fail_if``.
 SECTIONS: frozenset[str] = frozenset(key for key, _, nested in _walk(RunConfig) if nested)
+#: Keys whose value is a map from few names, such as ``data.columns``.
+MAPS: frozenset[str] = frozenset(key for key, field in FIELDS.items() if get_origin(field.annotation) is dict)
 
 #: What other trainers call our keys; no spelling distance leads there.
 OTHER_NAMES = {

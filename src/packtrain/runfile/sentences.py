@@ -29,6 +29,7 @@ _EXPECTS = {
     "bool_type": "true or false",
     "list_type": "a list",
     "model_type": "keys and values",
+    "dict_type": "keys and values",
 }
 
 _LIMITS = {
@@ -78,8 +79,8 @@ def _sentence(path: KeyPath, items: list[ErrorDetails], document: Document) -> s
         return f"{place}: is missing{_meaning(dotted_key(path))}"
     if first["loc"][-1] == "[key]":  # one of few names that a map may have
         known = re.findall(r"'([^']+)'", first["ctx"]["expected"])
-        meant = nearest_name(str(path[-1]), known)
-        return f"{place}: unknown key{did_you_mean(meant) or f'; known are {", ".join(known)}'}"
+        meant = did_you_mean(nearest_name(str(path[-1]), known))
+        return f"{place}: unknown key{meant or '; known are ' + ', '.join(known)}"
     limits = list(dict.fromkeys(text for item in items if (text := _limit(item))))
     if limits:
         return f"{place}: {' and '.join(limits)} (is {shown(first['input'])})"

@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from packtrain.config import DataConfig, RunConfig
+from packtrain.config.columns import formats_with
+from packtrain.data.columns import Columns
 from packtrain.data.rows import BadRow
 from packtrain.data.sources import open_source
 from packtrain.errors import AccessError, DataError, StorageError, UnavailableError
@@ -116,7 +118,10 @@ def _rows(data: DataConfig, source: Any, count: int) -> tuple[bytes, str]:
         return _jsonl(rows), f"the first {len(rows)} rows of {_named(source)}"
     except _AWAY as error:
         why = str(error).splitlines()[0]
-        return _jsonl(_made_up(data.format, count)), f"{count} made-up rows ({why})"
+        columns = Columns.of(data)
+        layout = formats_with(data.columns)[0] if data.columns and data.format == "auto" else data.format
+        rows = [columns.foreign(row) for row in _made_up(layout, count)]
+        return _jsonl(rows), f"{count} made-up rows ({why})"
 
 
 def _named(source: str | Sequence[str]) -> str:
