@@ -101,18 +101,13 @@ def test_blanks_around_an_answer_do_not_move_the_end(family: str) -> None:
 
 def test_thoughts_are_supervised_where_the_template_keeps_them() -> None:
     thought = "<think>\nlet me see\n</think>\n\nforty-two"
-    got = trained("qwen3", user("q1"), assistant(thought), user("q2"), assistant(thought))
+    got = trained("qwen3", user("q1"), assistant("forty-two"), user("q2"), assistant(thought))
     assert got == ["forty-two<|im_end|>", f"{thought}<|im_end|>"]
 
 
 def test_thoughts_in_a_field_of_their_own() -> None:
     got = trained("qwen3", user("q"), assistant("forty-two", reasoning_content="let me see"))
     assert got == ["<think>\nlet me see\n</think>\n\nforty-two<|im_end|>"]
-
-
-def test_thoughts_that_the_template_drops() -> None:
-    got = trained("deepseek", user("q"), assistant("<think>hm</think>forty-two"))
-    assert got == ["forty-two<｜end▁of▁sentence｜>"]
 
 
 TOOLS = [{"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}]

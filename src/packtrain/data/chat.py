@@ -42,11 +42,13 @@ from packtrain.data.masks import (
     Span,
     UnmaskableError,
     assistant_spans,
+    trained_turns,
 )
-from packtrain.data.reasoning import VanishedError, key_of, learnt, spelled
+from packtrain.data.reasoning import THINK, VanishedError, key_of, learnt, spelled
 from packtrain.data.rows import BadRow
 from packtrain.data.strings import strings
 from packtrain.data.templates import TODAY, named_templates
+from packtrain.data.tool_calls import check_rendered, end_of_call, wants_text, with_text
 from packtrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -106,6 +108,7 @@ class ChatTemplate:
         self._bos = _bos(tokenizer)
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special |= set(tokenizer.all_special_tokens)
+        special -= THINK  # a text may think aloud: that forges no turn
         self._markers = Markers(_any_of(special), frozenset(filter(None, [tokenizer.eos_token])))
         self._control = self._learn_markers(special)
 
@@ -136,6 +139,10 @@ class ChatTemplate:
         return found[0] if found else None
 
     @cached_property
+    def _text_arguments(self) -> bool:
+        return wants_text(self._render)
+
+    @cached_property
     def _reasoning_key(self) -> str | None:
         return key_of(self._render)
 
@@ -154,6 +161,9 @@ class ChatTemplate:
             _, _, after = text.partition(SENTINEL)
             if end := self._markers.special.search(after):
                 stops.add(end[0])
+        if self._templates and (end_token := end_of_call(self._render, self._markers, self._text_arguments)):
+            stops.add(end_token)
+            control.add(end_token)
         self._markers = Markers(self._markers.special, frozenset(stops))
         return _any_of(control)
 
@@ -199,7 +209,9 @@ class ChatTemplate:
 
         try:
             given = spelled(messages, lambda: self._reasoning_key)
+            given = with_text(given) if self._text_arguments else given
             text, spans = assistant_spans(given, render, self._markers)
+            check_rendered(messages, trained_turns(messages), text, spans)
             return _Rendered(text, *learnt(messages, given, text, spans, render))
         except VanishedError as error:
             raise DataError(f"{place}: {error}", hint=error.hint) from error

@@ -40,6 +40,15 @@ class Markers:
     """Those that end an assistant's turn; looked for behind tool calls, which may hold others."""
 
 
+def trained_turns(messages: Sequence[Message]) -> list[int]:
+    """Of the messages those that the loss falls on."""
+    return [
+        index
+        for index, message in enumerate(messages)
+        if message["role"] == "assistant" and message.get("train", True)
+    ]
+
+
 def assistant_spans(messages: Sequence[Message], render: Render, markers: Markers) -> tuple[str, list[Span]]:
     """The rendering of ``messages`` and, in it, the span of every assistant turn.
 
@@ -47,12 +56,12 @@ def assistant_spans(messages: Sequence[Message], render: Render, markers: Marker
     ``train: False`` has none, and the template does not see that key. Errors: :class:`RenderError`,
     :class:`UnmaskableError`.
     """
-    trained = [each["role"] == "assistant" and each.get("train", True) for each in messages]
+    trained = set(trained_turns(messages))
     messages = [{key: value for key, value in each.items() if key != "train"} for each in messages]
     text = render(messages, False)
     spans: list[Span] = []
     for index in range(len(messages)):
-        if not trained[index]:
+        if index not in trained:
             continue
         start, end = _span(text, messages, index, render, markers)
         if start < (spans[-1][1] if spans else 0):
@@ -88,6 +97,8 @@ def _span(text: str, messages: Sequence[Message], index: int, render: Render, ma
         start = len(before.rstrip(" "))
     else:
         raise UnmaskableError(f"the text before messages[{index}] depends on its content")
+    if content_end < start and not text[content_end:start].strip() and not message.get("content"):
+        content_end = start  # white space that the template shares between the header and what follows
     if content_end < start:
         raise UnmaskableError(f"the content of messages[{index}] is not in the rendering")
     end = _end_of_turn(text, content_end, messages, index, render, markers)

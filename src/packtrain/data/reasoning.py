@@ -13,11 +13,13 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-from packtrain.data.masks import SENTINEL, Render, RenderError, Span
+from packtrain.data.masks import SENTINEL, Render, RenderError, Span, trained_turns
 from packtrain.data.messages import END_OF_THOUGHT, REASONING, Message, Problem
 
 _TAG = re.compile(r"</?think>")
 KEY = REASONING[0]
+#: Special tokens in some vocabularies.
+THINK = frozenset({"<think>", END_OF_THOUGHT})
 Kept = Literal["template", "content", "drop"]
 
 
@@ -90,9 +92,8 @@ def learnt(
     ``messages`` and ``spelled_out`` are the same turns, these as the template gets them. Errors:
     :class:`VanishedError` for reasoning that is not even rendered where nothing follows it.
     """
-    trained = [n for n, each in enumerate(messages) if each["role"] == "assistant" and each.get("train", True)]
     kept: list[Span] = []
-    for index, (start, end) in zip(trained, spans, strict=True):
+    for index, (start, end) in zip(trained_turns(messages), spans, strict=True):
         thoughts = _thoughts(messages[index])
         if _in_order(thoughts, text[start:end]):
             kept.append((start, end))
