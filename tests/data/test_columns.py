@@ -32,6 +32,7 @@ def read(fields: dict[str, Any], format: str = "auto", **config: Any) -> Convers
 
 def test_the_columns_of_the_run_file_are_those_of_the_formats() -> None:
     own = {name: set(layout.required + layout.optional) for name, layout in FORMATS.items()}
+    own = {name: columns | ({"system"} if name != "text" else set()) for name, columns in own.items()}
     assert {name: set(columns) for name, columns in COLUMNS.items()} == own
     names = set(Name.__args__)  # type: ignore[attr-defined]
     assert names == {column for columns in COLUMNS.values() for column in columns} | set(IN_TURNS)
@@ -157,6 +158,36 @@ def test_what_is_wrong_is_told_in_the_files_names(
     assert str(caught.value) == sentence
 
 
+@pytest.mark.parametrize(
+    ("columns", "fields"),
+    [
+        (
+            {"system": "system_prompt", "prompt": "question", "completion": "response"},
+            {"system_prompt": "S", "question": "Q", "response": "A"},
+        ),
+        ({"system": "system"}, {"system": "S", "instruction": "Q", "output": "A"}),
+        ({"system": "rules"}, {"rules": "S", "instruction": "Q", "response": "A"}),
+        ({"system": "rules"}, {"rules": "S", "messages": list(PAIR)}),
+    ],
+)
+def test_a_system_prompt_of_the_rows_own_where_its_column_is_named(
+    columns: dict[str, str], fields: dict[str, Any]
+) -> None:
+    assert read(fields, columns=columns).messages == ({"role": "system", "content": "S"}, *PAIR)
+    fields |= dict.fromkeys([columns["system"]], "")
+    assert read(fields, columns=columns).messages == PAIR
+    fields |= dict.fromkeys([columns["system"]], 3)
+    with pytest.raises(BadRow, match=f"{columns['system']}: is a number, not a string"):
+        read(fields, columns=columns)
+
+
+def test_a_system_column_that_is_not_named_is_none_and_two_of_them_are_refused() -> None:
+    assert read({"system": "S", "instruction": "Q", "output": "A"}).messages == PAIR
+    own = {"rules": "S", "messages": [{"role": "system", "content": "own"}, *PAIR]}
+    with pytest.raises(BadRow, match="rules: is given beside a system turn"):
+        read(own, columns={"system": "rules"})
+
+
 def test_an_unknown_role_stays_unknown() -> None:
     with pytest.raises(BadRow, match=r"messages\[0\]\.role: customer is an unknown role"):
         read({"messages": [{"role": "customer", "content": "Q"}]}, roles={"user": "Kunde"})
@@ -186,7 +217,7 @@ def test_no_format_that_is_left_lists_the_columns_and_what_it_wants() -> None:
         ("columns: {prompt: q, response: a}", "7: data.columns: prompt, response are not of one format (messages"),
         (
             "columns: {prompt: q}\n  format: alpaca",
-            "7: data.columns.prompt: the format alpaca has no column prompt; it has instruction, output, input",
+            "7: data.columns.prompt: the format alpaca has no column prompt; it has instruction, output, input, system",
         ),
         ("columns: {role: r}\n  format: dolly", "7: data.columns.role: rows of format dolly have no turns"),
         ("columns: {role: r, instruction: q}", "7: data.columns: role, instruction are not of one format"),

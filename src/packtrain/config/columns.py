@@ -11,13 +11,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-#: Format -> the columns of a row that it reads.
+#: Format -> the columns of a row that it reads. (`system` is read in `sharegpt`, and elsewhere where it is named.)
 COLUMNS: dict[str, tuple[str, ...]] = {
-    "messages": ("messages", "tools"),
-    "sharegpt": ("conversations", "system", "tools"),
-    "dolly": ("instruction", "response", "context"),
-    "alpaca": ("instruction", "output", "input"),
-    "prompt-completion": ("prompt", "completion", "tools"),
+    "messages": ("messages", "tools", "system"),
+    "sharegpt": ("conversations", "tools", "system"),
+    "dolly": ("instruction", "response", "context", "system"),
+    "alpaca": ("instruction", "output", "input", "system"),
+    "prompt-completion": ("prompt", "completion", "tools", "system"),
     "text": ("text",),
 }
 #: Keys of one turn, in the formats that have turns.

@@ -13,8 +13,8 @@ from typing import Any
 
 from packtrain.config import DataConfig
 from packtrain.config.columns import COLUMNS, IN_TURNS, formats_with
-from packtrain.data.formats import FORMATS, Conversation, detect_format, to_conversation
-from packtrain.data.messages import SHAREGPT_ROLES
+from packtrain.data.formats import FORMATS, Conversation, detect_format, to_conversation, with_system_column
+from packtrain.data.messages import SHAREGPT_ROLES, Problem
 from packtrain.data.rows import BadRow, Row, shown_name, shown_names
 from packtrain.errors import DataError
 
@@ -80,8 +80,14 @@ class Columns:
             theirs = self.names.get(ours)
             if theirs is not None and theirs not in row.fields:
                 raise BadRow(row.place, shown_name(theirs), _missing(ours, theirs, row.fields))
+        fields = self.renamed(row.fields)
         try:
-            return to_conversation(Row(row.place, self.renamed(row.fields)), format)
+            made = to_conversation(Row(row.place, fields), format)
+            # Only where it is named: a column of that name may be anything in these formats.
+            named = "system" in self.names and "system" not in FORMATS[format].optional
+            return with_system_column(made, fields) if named else made
+        except Problem as problem:
+            raise BadRow(row.place, self._shown(problem.field), problem.problem) from None
         except BadRow as bad:
             raise BadRow(bad.place, self._shown(bad.field), bad.problem) from None
 

@@ -109,6 +109,16 @@ def _sharegpt(fields: dict[str, Any]) -> Conversation:
     return Conversation(tuple(turns), _tools(fields))
 
 
+def with_system_column(made: Conversation, fields: dict[str, Any]) -> Conversation:
+    """The conversation behind the row's own system prompt, where it has one."""
+    system = _optional_text(fields, "system")
+    if not system:
+        return made
+    if any(message["role"] == "system" for message in made.messages):
+        raise Problem("system", "is given beside a system turn")
+    return Conversation(({"role": "system", "content": system}, *made.messages), made.tools)
+
+
 def _messages(fields: dict[str, Any]) -> Conversation:
     turns = _turns(fields["messages"], "messages", openai_message)
     check_conversation(turns, "messages")
