@@ -206,7 +206,10 @@ def test_no_format_that_is_left_lists_the_columns_and_what_it_wants() -> None:
     ("section", "sentence"),
     [
         ("columns: {promt: q}", "7: data.columns.promt: unknown key; did you mean prompt?"),
-        ("columns: {xyzzy: q}", "7: data.columns.xyzzy: unknown key; known are messages, conversations, system"),
+        (
+            "columns: {xyzzy: q}",
+            "7: data.columns.xyzzy: unknown key; known are messages, conversations, system",
+        ),
         ("columns: {prompt: 3}", "7: data.columns.prompt: expects text, got 3"),
         ("columns: {prompt: ''}", "7: data.columns.prompt: must not be empty"),
         ("columns: [prompt]", "7: data.columns: expects keys and values, got a list"),
@@ -214,7 +217,10 @@ def test_no_format_that_is_left_lists_the_columns_and_what_it_wants() -> None:
             "columns: {prompt: q, completion: q}",
             "7: data.columns.completion: q is prompt already; a column is one thing",
         ),
-        ("columns: {prompt: q, response: a}", "7: data.columns: prompt, response are not of one format (messages"),
+        (
+            "columns: {prompt: q, response: a}",
+            "7: data.columns: prompt, response are not of one format (messages",
+        ),
         (
             "columns: {prompt: q}\n  format: alpaca",
             "7: data.columns.prompt: the format alpaca has no column prompt; it has instruction, output, input, system",
@@ -223,7 +229,10 @@ def test_no_format_that_is_left_lists_the_columns_and_what_it_wants() -> None:
         ("columns: {role: r, instruction: q}", "7: data.columns: role, instruction are not of one format"),
         ("roles: {usr: x}", "7: data.roles.usr: unknown key; did you mean user?"),
         ("roles: {user: []}", "7: data.roles.user: must not be empty"),
-        ("roles: {user: [a, b], assistant: b}", "7: data.roles.assistant: b is user already; a name is one role"),
+        (
+            "roles: {user: [a, b], assistant: b}",
+            "7: data.roles.assistant: b is user already; a name is one role",
+        ),
         ("roles: {user: a}\n  format: text", "7: data.roles.user: rows of format text have no turns"),
         ("system: ' '", "7: data.system: must not be empty"),
         ("system: Be brief.\n  format: text", "7: data.system: rows of format text are no conversations"),
@@ -261,7 +270,11 @@ def prepared(tmp_path: Path, *rows: dict[str, Any], name: str = "rows.jsonl", **
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"train": str(path), "validation": 0.0} | config
     return prepare(
-        DataConfig(**settings), tokenizer("smollm2"), chat_template=None, seed=0, keep=config.get("keep", False)
+        DataConfig(**settings),
+        tokenizer("smollm2"),
+        chat_template=None,
+        seed=0,
+        keep=config.get("keep", False),
     )
 
 
@@ -306,9 +319,7 @@ def test_other_names_are_other_tokens_in_the_cache(tmp_path: Path, monkeypatch: 
     made = tokenizer("smollm2")
 
     def answer(column: str) -> str:
-        config = DataConfig(
-            train=str(path), validation=0.0, columns={"prompt": "q", "completion": column}
-        )
+        config = DataConfig(train=str(path), validation=0.0, columns={"prompt": "q", "completion": column})
         found = prepare(config, made, chat_template=None, seed=0)
         return next(text for text, supervised in parts(*found.train.row(0), made) if supervised)
 

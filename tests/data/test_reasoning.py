@@ -90,7 +90,9 @@ def test_where_the_prompt_begins_the_thought_the_content_may_too() -> None:
         ("harmony", False),
     ],
 )  # fmt: skip
-def test_an_earlier_turn_whose_thoughts_the_template_leaves_out_is_context_alone(name: str, inside: bool) -> None:
+def test_an_earlier_turn_whose_thoughts_the_template_leaves_out_is_context_alone(
+    name: str, inside: bool
+) -> None:
     first, second = (
         (assistant("<think>\none\n</think>\n\nfirst"), assistant("<think>\ntwo\n</think>\n\nsecond"))
         if inside
@@ -103,7 +105,9 @@ def test_an_earlier_turn_whose_thoughts_the_template_leaves_out_is_context_alone
 
 
 def test_an_earlier_turn_without_thoughts_is_learnt_as_ever() -> None:
-    got, left_out = learnt("qwen3", user("q1"), assistant("first"), user("q2"), assistant("second", thinking="t"))
+    got, left_out = learnt(
+        "qwen3", user("q1"), assistant("first"), user("q2"), assistant("second", thinking="t")
+    )
     assert got == ["first<|im_end|>", "<think>\nt\n</think>\n\nsecond<|im_end|>"]
     assert left_out == 0
 
@@ -197,7 +201,10 @@ def test_marks_of_thinking_that_are_special_tokens_forge_no_turn() -> None:
     ("turn", "problem"),
     [
         (assistant("a", thinking=["x"]), "messages[1].thinking: is a list, not a string"),
-        (assistant("a", thinking="x", reasoning="y"), "messages[1].reasoning: is not the same as thinking; keep"),
+        (
+            assistant("a", thinking="x", reasoning="y"),
+            "messages[1].reasoning: is not the same as thinking; keep",
+        ),
         (
             assistant("<think>x</think>a", reasoning="x"),
             "messages[1].reasoning: is given beside </think> in the content; keep one of them",
@@ -216,7 +223,10 @@ def test_what_cannot_be_meant_is_a_bad_row(turn: dict[str, Any], problem: str) -
 
 def test_empty_thoughts_are_none_and_the_same_twice_is_one() -> None:
     plain = learnt("qwen3", user("q"), assistant("a"))
-    assert learnt("qwen3", user("q"), assistant("a", thinking="", reasoning=" \n", reasoning_content=None)) == plain
+    assert (
+        learnt("qwen3", user("q"), assistant("a", thinking="", reasoning=" \n", reasoning_content=None))
+        == plain
+    )
     twice = learnt("qwen3", user("q"), assistant("a", thinking="t", reasoning="t"))
     assert twice == learnt("qwen3", user("q"), assistant("a", thinking="t"))
 
@@ -244,7 +254,9 @@ def test_the_run_file_puts_thoughts_into_the_content_or_leaves_them_out(
     tmp_path: Path, kept: Any, expected: str, inside: bool
 ) -> None:
     turn = (
-        assistant("<think>\nlet me see\n</think>\n\n42") if inside else assistant("42", reasoning=" let me see\n")
+        assistant("<think>\nlet me see\n</think>\n\n42")
+        if inside
+        else assistant("42", reasoning=" let me see\n")
     )
     config = rows(tmp_path, [user("q"), turn], reasoning=kept)
     assert texts(config, thinker("llama3")) == [expected]
@@ -252,7 +264,9 @@ def test_the_run_file_puts_thoughts_into_the_content_or_leaves_them_out(
 
 def test_an_answer_of_thoughts_alone_is_a_bad_row_once_they_are_dropped(tmp_path: Path) -> None:
     config = rows(tmp_path, [user("q"), assistant("<think>hm</think>\n")], reasoning="drop")
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: messages\[1\]\.content: is empty without its reasoning"):
+    with pytest.raises(
+        DataError, match=r"rows\.jsonl:1: messages\[1\]\.content: is empty without its reasoning"
+    ):
         texts(config, thinker("llama3"))
 
 

@@ -64,7 +64,9 @@ def test_every_format_that_has_turns(tmp_path: Path, row: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("family", sorted(FAMILIES.keys() - {"gemma", "mistral"}))
 def test_it_is_rendered_once_and_never_learnt(tmp_path: Path, family: str) -> None:
-    turns = {"messages": [Q, A, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "Then."}]}
+    turns = {
+        "messages": [Q, A, {"role": "user", "content": "And?"}, {"role": "assistant", "content": "Then."}]
+    }
     made = tokenizer(family)
     ((whole, learnt),) = texts(tmp_path, made, turns)
     assert whole.count(SYSTEM) == 1
@@ -92,13 +94,17 @@ def test_a_template_that_refuses_it_is_told_once_and_not_by_row(tmp_path: Path) 
 
 def test_a_template_that_leaves_it_out_is_refused(tmp_path: Path) -> None:
     made = tokenizer("no-prompt")
-    made.chat_template = "{% for message in messages if message.role != 'system' %}" + NO_PROMPT.split("%}", 1)[1]
+    made.chat_template = (
+        "{% for message in messages if message.role != 'system' %}" + NO_PROMPT.split("%}", 1)[1]
+    )
     with pytest.raises(ConfigError, match="leaves a system turn out"):
         texts(tmp_path, made, {"messages": [Q, A]})
 
 
 def test_a_switch_that_the_template_takes_out_of_it_is_no_loss(tmp_path: Path) -> None:
-    ((whole, learnt),) = texts(tmp_path, thinker("smollm3"), {"messages": [Q, A]}, system="Be brief. /no_think")
+    ((whole, learnt),) = texts(
+        tmp_path, thinker("smollm3"), {"messages": [Q, A]}, system="Be brief. /no_think"
+    )
     assert "Reasoning Mode: /no_think" in whole
     assert "Be brief." in whole
     assert learnt == ["That.<|im_end|>"]  # the empty thought is in the prompt of that mode
@@ -117,5 +123,7 @@ def test_texts_are_no_conversations(tmp_path: Path) -> None:
 @pytest.mark.parametrize("own", [True, False])
 def test_a_bad_turn_is_counted_as_the_row_has_it(tmp_path: Path, own: bool) -> None:
     turns = [*([{"role": "system", "content": "Own."}] if own else []), Q, {**A, "content": "a<|im_end|>b"}]
-    with pytest.raises(DataError, match=rf"rows\.jsonl:1: messages\[{1 + own}\]\.content: holds the control token"):
+    with pytest.raises(
+        DataError, match=rf"rows\.jsonl:1: messages\[{1 + own}\]\.content: holds the control token"
+    ):
         texts(tmp_path, tokenizer("smollm2"), {"messages": turns})

@@ -36,9 +36,7 @@ def formats_with(columns: Mapping[Name, str]) -> list[str]:
     """The formats that have every column (and, for keys of turns, turns) that ``columns`` names."""
     wanted = set(columns) - set(IN_TURNS)
     turns = bool(set(columns) & set(IN_TURNS))
-    return [
-        name for name, own in COLUMNS.items() if wanted <= set(own) and (not turns or name in WITH_TURNS)
-    ]
+    return [name for name, own in COLUMNS.items() if wanted <= set(own) and (not turns or name in WITH_TURNS)]
 
 
 def wrong(

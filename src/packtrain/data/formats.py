@@ -67,7 +67,9 @@ def detect_format(fields: dict[str, Any]) -> str:
 def is_text(fields: dict[str, Any]) -> bool:
     """Whether the row is a plain text, and no conversation."""
     return "text" in fields and not any(
-        all(column in fields for column in layout.required) for name, layout in FORMATS.items() if name != "text"
+        all(column in fields for column in layout.required)
+        for name, layout in FORMATS.items()
+        if name != "text"
     )
 
 

@@ -85,7 +85,11 @@ def spelled(messages: Sequence[Message], key: Callable[[], str | None]) -> tuple
 
 
 def learnt(
-    messages: Sequence[Message], spelled_out: Sequence[Message], text: str, spans: Sequence[Span], render: Render
+    messages: Sequence[Message],
+    spelled_out: Sequence[Message],
+    text: str,
+    spans: Sequence[Span],
+    render: Render,
 ) -> tuple[list[Span], int]:
     """The spans without those of turns whose reasoning the template left out, and how many these are.
 

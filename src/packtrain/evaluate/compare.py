@@ -106,9 +106,7 @@ def compare(
         say(f"answering {len(prompts)} prompts, before and after")
         longest = run.evaluate.max_new_tokens if run is not None else wanted.max_new_tokens
         system = run.data.system if run is not None else None
-        said = answers(
-            model, tokenizer, prompts, max_new_tokens=longest, base=disabled, system=system
-        )
+        said = answers(model, tokenizer, prompts, max_new_tokens=longest, base=disabled, system=system)
     return Comparison(what, len(rows), before, after, tuple(said))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from packtrain.runfile.elsewhere import common, transformers
 from packtrain.runfile.elsewhere.carried import Carried
+from packtrain.runfile.elsewhere.layouts import Layout, columns, put_layouts, talk
 from packtrain.runfile.elsewhere.source import Source, shown
 
 LEFT = transformers.LEFT | {
@@ -52,8 +53,15 @@ LEFT = transformers.LEFT | {
     "qat": "there is no training for quantisation",
     "fp8*": "there is no training in 8 bits",
 }
+_WORDING = "rows become turns of the tokenizer's chat template"
 _LAYOUTS = {"alpaca": "alpaca", "alpaca_chat": "alpaca", "sharegpt": "sharegpt", "completion": "text"}
-_OF_A_SET = {"path", "type", "split", "name", "data_files", "ds_type", "field_messages"}
+#: Keys of a data set that are understood, with the default that says nothing.
+_OF_A_SET = {
+    "path", "type", "split", "name", "data_files", "ds_type", "field", "field_messages", "field_system",
+    "field_tools", "field_thinking", "message_property_mappings", "message_field_role", "message_field_content",
+    "message_field_training", "roles",
+}  # fmt: skip
+_OF_A_TYPE = {"field_instruction", "field_input", "field_output", "field_system", "system_prompt"}
 
 
 def translate(source: Source, devices: int | None) -> Carried:
@@ -117,7 +125,9 @@ def _data(carried: Carried, source: Source) -> None:
         raise source.wrong("datasets", "must be a list of data sets, each with a path")
     found = [_one(carried, each, index) for index, each in enumerate(sets)]
     carried.put("data.train", common.one_or_list([place for place, _ in found]), origin="datasets")
-    common.put_formats(carried, [layout for _, layout in found])
+    put_layouts(carried, [layout for _, layout in found], "datasets")
+    if system := source.text("default_system_message"):
+        carried.put("data.system", system, origin="default_system_message")
     tests = source.take("test_datasets")
     if (
         isinstance(tests, list)
@@ -131,27 +141,12 @@ def _data(carried: Carried, source: Source) -> None:
         common.put_validation(carried, source, "val_set_size")
 
 
-def _one(carried: Carried, entry: dict[str, Any], index: int) -> tuple[str, str | None]:
-    kind, messages = entry.get("type"), entry.get("field_messages")
+def _one(carried: Carried, entry: dict[str, Any], index: int) -> tuple[str, Layout]:
     for key in sorted(entry.keys() - _OF_A_SET):
         if entry[key] not in (None, [], {}):
-            why = "data.format has its own names for columns and roles; check with packtrain data"
+            why = "there is no such setting of a source; check the rows with packtrain data"
             carried.leave(f"datasets[{index}].{key}: {shown(key, entry[key])}", why)
-    layout: str | None = None
-    if isinstance(kind, str):
-        name = kind.partition(".")[0]
-        if name == "chat_template":
-            layout = {None: "messages", "messages": "messages", "conversations": "sharegpt"}.get(messages)
-        else:
-            layout = _LAYOUTS.get(kind) or _LAYOUTS.get(name)
-        if layout == "alpaca":
-            carried.leave(
-                "Alpaca's own wording around a row", "rows become turns of the tokenizer's chat template"
-            )
-    if layout is None and kind is not None:
-        carried.leave(
-            f"datasets[{index}].type: {shown('', kind)}", "data.format: auto looks at the columns instead"
-        )
+    layout = _layout(carried, entry, index)
     split = common.whole_split(carried, f"datasets[{index}].split", entry.get("split"))
     files = entry.get("data_files")
     if isinstance(files, str):
@@ -168,6 +163,58 @@ def _one(carried: Carried, entry: dict[str, Any], index: int) -> tuple[str, str 
     ):
         return str(entry["path"]), layout
     return common.hub_source(str(entry["path"]), entry.get("name"), split), layout
+
+
+def _layout(carried: Carried, entry: dict[str, Any], index: int) -> Layout:
+    kind = entry.get("type")
+    name = kind.partition(".")[0] if isinstance(kind, str) else ""
+    if name == "chat_template":
+        return _talk(entry)
+    if isinstance(kind, dict):
+        for key in sorted(kind.keys() - _OF_A_TYPE):
+            carried.leave(f"datasets[{index}].type.{key}: {shown(key, kind[key])}", _WORDING)
+        named = columns(
+            instruction=_name(kind, "field_instruction"), input=_name(kind, "field_input"),
+            output=_name(kind, "field_output"), system=_name(kind, "field_system"),
+        )  # fmt: skip
+        return Layout("alpaca", named, system=_name(kind, "system_prompt"))
+    layout = (_LAYOUTS.get(kind) or _LAYOUTS.get(name)) if isinstance(kind, str) else None
+    if layout == "alpaca":
+        carried.leave("Alpaca's own wording around a row", _WORDING)
+    if layout == "text":
+        return Layout("text", columns(text=_name(entry, "field")))
+    if layout == "sharegpt":
+        return _talk({"field_messages": "conversations"} | entry)
+    if layout is None and kind is not None:
+        carried.leave(
+            f"datasets[{index}].type: {shown('', kind)}", "data.format: auto looks at the columns instead"
+        )
+    return Layout(layout)
+
+
+def _talk(entry: dict[str, Any]) -> Layout:
+    mapped = entry.get("message_property_mappings")
+    keys: dict[str, Any] = mapped if isinstance(mapped, dict) else {}
+    roles = entry.get("roles")
+    said = {
+        ours: [str(name) for name in (names if isinstance(names, list) else [names])]
+        for ours, names in (roles if isinstance(roles, dict) else {}).items()
+    }
+    return talk(
+        _name(entry, "field_messages") or "messages",
+        role=_name(keys, "role") or _name(entry, "message_field_role"),
+        content=_name(keys, "content") or _name(entry, "message_field_content"),
+        roles=said,
+        system=_name(entry, "field_system"),
+        tools=_name(entry, "field_tools"),
+        reasoning_content=_name(entry, "field_thinking") or _name(keys, "reasoning_content"),
+        train=_name(entry, "message_field_training"),
+    )
+
+
+def _name(entry: dict[str, Any], key: str) -> str | None:
+    value = entry.get(key)
+    return value if isinstance(value, str) and value.strip() else None
 
 
 def _adapter(carried: Carried, source: Source) -> None:

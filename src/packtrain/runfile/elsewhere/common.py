@@ -140,11 +140,3 @@ def put_validation(carried: Carried, source: Source, key: str) -> None:
 
 def one_or_list(values: list[str]) -> Any:
     return values[0] if len(values) == 1 else values
-
-
-def put_formats(carried: Carried, formats: list[str | None]) -> None:
-    """One format for all sources; where they differ, or are not known, the columns tell."""
-    known = set(formats)
-    carried.put("data.format", known.pop() if len(known) == 1 and None not in known else "auto")
-    if len(set(formats)) > 1:
-        carried.leave("a format for each source", "data.format is one for all; auto looks at the columns")

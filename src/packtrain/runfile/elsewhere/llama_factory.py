@@ -7,12 +7,12 @@ from typing import Any
 
 from packtrain.runfile.elsewhere import common, transformers
 from packtrain.runfile.elsewhere.carried import Carried
+from packtrain.runfile.elsewhere.layouts import Layout, columns, put_layouts, talk
 from packtrain.runfile.elsewhere.source import Source
 
 LEFT = transformers.LEFT | {
     "template": common.TEMPLATE,
     "enable_thinking": common.TEMPLATE,
-    "default_system": "put the system turn into the rows",
     "preprocessing_*": common.LOADING,
     "overwrite_cache": common.LOADING,
     "tokenized_path": common.LOADING,
@@ -30,6 +30,9 @@ LEFT = transformers.LEFT | {
     "use_unsloth": common.KERNELS,
     "cache_dir": "the Hugging Face cache is HF_HOME's",
 }
+_ROLE_TAGS = {
+    "system": "system_tag", "user": "user_tag", "assistant": "assistant_tag", "tool": "observation_tag",
+}  # fmt: skip
 
 
 def translate(source: Source, devices: int | None, sets: Mapping[str, Any] | None = None) -> Carried:
@@ -61,7 +64,9 @@ def _data(carried: Carried, source: Source, sets: Mapping[str, Any]) -> None:
         raise source.wrong("dataset", "no data set is named")
     found = [_one(carried, name, sets.get(name), folder) for name in names]
     carried.put("data.train", common.one_or_list([place for place, _ in found]), origin="dataset")
-    common.put_formats(carried, [layout for _, layout in found])
+    put_layouts(carried, [layout for _, layout in found], "dataset")
+    if system := source.text("default_system"):
+        carried.put("data.system", system, origin="default_system")
     limit = source.whole("max_samples")
     if limit is not None and len(names) == 1:
         carried.put("data.limit", limit, origin="max_samples")
@@ -79,36 +84,68 @@ def _data(carried: Carried, source: Source, sets: Mapping[str, Any]) -> None:
         common.put_validation(carried, source, "val_size")
 
 
-def _one(carried: Carried, name: str, entry: Any, folder: str) -> tuple[str, str | None]:
+def _one(carried: Carried, name: str, entry: Any, folder: str) -> tuple[str, Layout]:
     """Where a data set of that name is, and its format if that is known."""
     if folder.startswith("REMOTE:"):
         carried.leave(
             f"dataset_dir: {folder}", f"which file of it {name} is, is not known; all of it was taken"
         )
-        return folder.removeprefix("REMOTE:"), None
+        return folder.removeprefix("REMOTE:"), Layout()
     if not isinstance(entry, dict):
         if "/" in name:
-            return name, None
+            return name, Layout()
         carried.leave(
             f"the data set {name}",
             f"{folder}/dataset_info.json does not tell where it is; {folder}/{name}.json was taken",
         )
-        return f"{folder}/{name}.json", None
-    layout = "sharegpt" if entry.get("formatting") == "sharegpt" else "alpaca"
-    tags = entry.get("tags")
-    if isinstance(tags, dict) and tags.get("role_tag") == "role":
-        layout = "messages"
-    for key in ("columns", "tags", "ranking", "num_samples", "folder"):
+        return f"{folder}/{name}.json", Layout()
+    layout = _layout(carried, name, entry)
+    for key in ("ranking", "num_samples", "folder"):
         if entry.get(key):
             carried.leave(
                 f"{key} of the data set {name}",
-                "columns have the names of data.format; check with packtrain data",
+                "there is no such setting of a source; check the rows with packtrain data",
             )
     if hub := entry.get("hf_hub_url"):
         return common.hub_source(
             str(hub), entry.get("subset"), common.whole_split(carried, name, entry.get("split"))
         ), layout
     return f"{folder}/{entry.get('file_name', name + '.json')}", layout
+
+
+def _layout(carried: Carried, name: str, entry: dict[str, Any]) -> Layout:
+    named, tags = (_names(entry.get(key)) for key in ("columns", "tags"))
+    talks = entry.get("formatting") in {"sharegpt", "openai"}
+    known = {"messages", "system", "tools"} if talks else {"prompt", "query", "response", "system"}
+    for key in sorted(named.keys() - known):
+        carried.leave(
+            f"columns.{key} of the data set {name}: {named[key]}", "there is no such column of a row"
+        )
+    if not talks:
+        return Layout(
+            "alpaca",
+            columns(
+                instruction=named.get("prompt"), input=named.get("query"), output=named.get("response"),
+                system=named.get("system"),
+            ),
+        )  # fmt: skip
+    if (call := tags.get("function_tag", "function_call")) not in {"function_call", "function"}:
+        carried.leave(f"tags.function_tag of the data set {name}: {call}", "calls are turns of function_call")
+    roles = {ours: [tags[key]] for ours, key in _ROLE_TAGS.items() if key in tags}
+    return talk(
+        named.get("messages", "conversations"),
+        role=tags.get("role_tag"),
+        content=tags.get("content_tag"),
+        roles=roles,
+        system=named.get("system"),
+        tools=named.get("tools"),
+    )
+
+
+def _names(value: Any) -> dict[str, str]:
+    """The texts of a map; an empty one names nothing."""
+    found = value.items() if isinstance(value, dict) else ()
+    return {key: name for key, name in found if isinstance(name, str) and name.strip()}
 
 
 def _adapter(carried: Carried, source: Source) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from packtrain.runfile.elsewhere import common
 from packtrain.runfile.elsewhere.carried import Carried
+from packtrain.runfile.elsewhere.layouts import Layout, columns, put_layouts
 from packtrain.runfile.elsewhere.source import Source, shown
 
 LEFT = {
@@ -52,18 +53,22 @@ _OWNERS = {
     "phi": "microsoft",
     "TinyLlama": "TinyLlama",
 }
-#: Builder of a data set -> where its rows are by default, and their format.
-_SETS: dict[str, tuple[str | None, str | None]] = {
-    "alpaca_dataset": ("tatsu-lab/alpaca", "alpaca"),
-    "alpaca_cleaned_dataset": ("yahma/alpaca-cleaned", "alpaca"),
-    "slimorca_dataset": ("Open-Orca/SlimOrca-Dedup", "sharegpt"),
-    "samsum_dataset": ("Samsung/samsum", None),
-    "grammar_dataset": ("liweili/c4_200m", None),
-    "instruct_dataset": (None, None),
-    "chat_dataset": (None, None),
-    "text_completion_dataset": (None, "text"),
+#: Builder of a data set -> where its rows are by default.
+_SETS = {
+    "alpaca_dataset": "tatsu-lab/alpaca",
+    "alpaca_cleaned_dataset": "yahma/alpaca-cleaned",
+    "slimorca_dataset": "Open-Orca/SlimOrca-Dedup",
+    "samsum_dataset": "Samsung/samsum",
+    "grammar_dataset": "liweili/c4_200m",
+}
+#: Builder of a data set of pairs -> its columns of question and answer.
+_PAIRS = {
+    "instruct_dataset": ("input", "output"),
+    "samsum_dataset": ("dialogue", "summary"),
+    "grammar_dataset": ("input", "output"),
 }
 _STYLES = {"sharegpt": "sharegpt", "openai": "messages"}
+_COLUMN = {"sharegpt": "conversations", "messages": "messages"}
 _FILES = {"json", "csv", "parquet"}
 _SLICE = re.compile(r"(\w+)\[:(\d+)(%?)\]$")
 _VARIABLE = re.compile(r"\$\{([\w.]+)\}")
@@ -137,7 +142,7 @@ def _data(carried: Carried, source: Source) -> bool:
         raise source.wrong("dataset", "must be a data set with a _component_")
     found = [_one(carried, each, "dataset") for each in sets]
     carried.put("data.train", common.one_or_list([place for place, _ in found]), origin="dataset")
-    common.put_formats(carried, [layout for _, layout in found])
+    put_layouts(carried, [layout for _, layout in found], "dataset")
     _validation(carried, source, sets)
     packed = [each.get("packed", False) for each in sets]
     top = source.take("dataset.packed", False)
@@ -159,15 +164,15 @@ def _validation(carried: Carried, source: Source, sets: list[dict[str, Any]]) ->
         carried.put("data.validation", _one(carried, held_out, "dataset_val")[0], origin="dataset_val")
 
 
-def _one(carried: Carried, entry: dict[str, Any], where: str) -> tuple[str, str | None]:
+def _one(carried: Carried, entry: dict[str, Any], where: str) -> tuple[str, Layout]:
     builder = str(entry["_component_"]).rpartition(".")[2]
-    place, layout = _SETS.get(builder, (None, None))
-    layout = layout or _STYLES.get(str(entry.get("conversation_style")))
+    place = _SETS.get(builder)
+    layout = _layout(builder, entry)
     place = str(entry.get("source") or place or "")
     if not place:
         carried.leave(f"{where}: {builder}", "where its rows are is not known; set data.train")
         place = f"{builder}.jsonl"
-    if layout is None:
+    if layout.format is None:
         carried.leave(f"{where}._component_: {builder}", "data.format: auto looks at the columns instead")
     if entry.get("train_on_input", builder in {"alpaca_dataset", "alpaca_cleaned_dataset"}):
         carried.leave(f"{where}.train_on_input: true", common.ONLY_ANSWERS)
@@ -179,6 +184,10 @@ def _one(carried: Carried, entry: dict[str, Any], where: str) -> tuple[str, str 
         "packed",
         "split",
         "data_files",
+        "column",
+        "column_map",
+        "conversation_column",
+        "new_system_prompt",
     }
     for key in sorted(entry.keys() - understood - {"name", "subset"}):
         if entry[key] is not None:
@@ -201,6 +210,33 @@ def _one(carried: Carried, entry: dict[str, Any], where: str) -> tuple[str, str 
     else:
         split = common.whole_split(carried, f"{where}.split", split)
     return common.hub_source(place, entry.get("name") or entry.get("subset"), split), layout
+
+
+def _layout(builder: str, entry: dict[str, Any]) -> Layout:
+    mapped = entry.get("column_map")
+    named = (
+        {key: value for key, value in mapped.items() if isinstance(value, str)}
+        if isinstance(mapped, dict)
+        else {}
+    )
+    said = entry.get("new_system_prompt")
+    system = said if isinstance(said, str) and said.strip() else None
+    if builder in {"alpaca_dataset", "alpaca_cleaned_dataset"}:
+        return Layout("alpaca", columns(**named), system=system)
+    if builder in _PAIRS:
+        question, answer = _PAIRS[builder]
+        return Layout(
+            "prompt-completion",
+            {"prompt": named.get("input", question), "completion": named.get("output", answer)},
+            system=system,
+        )
+    if builder == "text_completion_dataset":
+        return Layout("text", columns(text=entry.get("column")))
+    column = entry.get("conversation_column") or named.get("conversations") or named.get("messages")
+    style = _STYLES.get(str(entry.get("conversation_style") or ("sharegpt" if "slimorca" in builder else "")))
+    if style is None:
+        return Layout(system=system)
+    return Layout(style, columns(**{_COLUMN[style]: column}), system=system)
 
 
 def _train(carried: Carried, source: Source) -> None:

@@ -14,7 +14,6 @@ LEFT = transformers.LEFT | {
     "pad_to_multiple_of": common.TOKENS,
     "dtype": "model.dtype: auto takes bfloat16 on a GPU that has it, float32 on CPU",
     "torch_dtype": "model.dtype: auto takes bfloat16 on a GPU that has it, float32 on CPU",
-    "dataset_text_field": "a text format's column is `text`",
     "dataset_streaming": common.LOADING,
     "streaming": common.LOADING,
     "dataset_kwargs": common.LOADING,
@@ -44,6 +43,7 @@ def translate(source: Source, devices: int | None) -> Carried:
     elif template:
         carried.leave(f"chat_template_path: {shown('', template)}", common.TEMPLATE)
     _data(carried, source)
+    _text_field(carried, source)
     _adapter(carried, source)
     length = source.whole("max_length") or source.whole("max_seq_length") or 1024
     packing = source.flag("packing")
@@ -87,6 +87,14 @@ def _data(carried: Carried, source: Source) -> None:
         )
     else:
         carried.put("data.validation", 0, "none is evaluated there")
+
+
+def _text_field(carried: Carried, source: Source) -> None:
+    column = source.text("dataset_text_field")
+    if column in {"messages", "conversations", "prompt", "completion"}:
+        carried.leave(f"dataset_text_field: {column}", "such a column is a conversation's, not a text's")
+    elif column not in {None, "text"}:
+        carried.put("data.columns", {"text": column}, origin="dataset_text_field")
 
 
 def _one(carried: Carried, entry: dict[str, Any]) -> str:
