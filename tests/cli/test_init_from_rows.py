@@ -1,4 +1,4 @@
-"""init --from: column maps, roles and system prompts of other trainers' data sets, and that they mean the same.
+"""init --from: column maps, roles and system prompts of other trainers' data sets mean the same here.
 
 The data sets are those of the projects' own guides: Axolotl's docs/dataset-formats, LLaMA-Factory's
 data/README.md, torchtune's basics on chat and instruct data sets.
@@ -84,7 +84,8 @@ def left_of_rows(translated: Translated) -> list[str]:
         ),
         (
             {"type": "chat_template", "field_messages": "talk", "message_field_role": "who",
-             "message_field_content": "says", "roles": {"user": ["customer", "human"], "assistant": ["agent"]}},
+             "message_field_content": "says",
+             "roles": {"user": ["customer", "human"], "assistant": ["agent"]}},
             {"talk": [{"who": "customer", "says": "Q"}, {"who": "agent", "says": "A"}]},
             PAIR,
         ),
@@ -165,10 +166,10 @@ def test_sources_that_differ_are_listed_and_those_alike_are_carried() -> None:
         ),
         (
             {"formatting": "sharegpt", "columns": {"messages": "talk"},
-             "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "client", "assistant_tag": "agent",
-                      "observation_tag": "tool_result", "system_tag": "rules"}},
-            {"talk": [{"who": "rules", "says": "S"}, {"who": "client", "says": "Q"}, {"who": "agent", "says": "A"},
-                      {"who": "tool_result", "says": "7"}, {"who": "agent", "says": "A"}]},
+             "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "client",
+                      "assistant_tag": "agent", "observation_tag": "tool_result", "system_tag": "rules"}},
+            {"talk": [{"who": "rules", "says": "S"}, {"who": "client", "says": "Q"},
+                      {"who": "agent", "says": "A"}, {"who": "tool_result", "says": "7"}, {"who": "agent", "says": "A"}]},
             (SYSTEM, *PAIR, {"role": "tool", "content": "7"}, PAIR[1]),
         ),
         ({"formatting": "sharegpt"},
@@ -200,7 +201,7 @@ def test_llama_factorys_system_prompt_and_what_has_no_place() -> None:
          {"question": "Q", "answer": "A", "messages": "no"}, PAIR),
         ({"_component_": "instruct_dataset"}, {"input": "Q", "output": "A", "instruction": "no"}, PAIR),
         ({"_component_": "samsum_dataset"}, {"dialogue": "Q", "summary": "A", "id": "1"}, PAIR),
-        ({"_component_": "alpaca_dataset", "column_map": {"instruction": "q", "input": "input", "output": "a"}},
+        ({"_component_": "alpaca_dataset", "column_map": {"instruction": "q", "output": "a"}},
          {"q": "Q", "input": "", "a": "A"}, PAIR),
         (
             {"_component_": "chat_dataset", "conversation_column": "talk", "conversation_style": "sharegpt"},
@@ -208,8 +209,8 @@ def test_llama_factorys_system_prompt_and_what_has_no_place() -> None:
             PAIR,
         ),
         (
-            {"_component_": "chat_dataset", "conversation_column": "conversations", "conversation_style": "openai"},
-            {"conversations": list(PAIR)},
+            {"_component_": "chat_dataset", "conversation_column": "talk", "conversation_style": "openai"},
+            {"talk": list(PAIR)},
             PAIR,
         ),
     ],

@@ -134,8 +134,8 @@ def test_a_system_column_tools_thoughts_and_marks_of_other_names() -> None:
         (
             {"prompt": "question", "completion": "answer"},
             {"question": "Q", "answr": "A"},
-            "x.jsonl:1: answer: is missing, which data.columns.completion names (the row has question, answr); "
-            "did you mean answr?",
+            "x.jsonl:1: answer: is missing, which data.columns.completion names "
+            "(the row has question, answr); did you mean answr?",
         ),
         ({"prompt": "q", "completion": "a"}, {"q": "", "a": "A"}, "x.jsonl:1: q: is empty"),
         (
@@ -223,7 +223,7 @@ def test_no_format_that_is_left_lists_the_columns_and_what_it_wants() -> None:
         ),
         (
             "columns: {prompt: q}\n  format: alpaca",
-            "7: data.columns.prompt: the format alpaca has no column prompt; it has instruction, output, input, system",
+            "7: data.columns.prompt: the format alpaca has no column prompt; it has instruction, output, input",
         ),
         ("columns: {role: r}\n  format: dolly", "7: data.columns.role: rows of format dolly have no turns"),
         ("columns: {role: r, instruction: q}", "7: data.columns: role, instruction are not of one format"),
@@ -268,7 +268,7 @@ def test_one_name_is_set_on_the_command_line_and_a_map_may_be_commented_out(tmp_
 def prepared(tmp_path: Path, *rows: dict[str, Any], name: str = "rows.jsonl", **config: Any) -> PreparedData:
     path = tmp_path / name
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {"train": str(path), "validation": 0.0} | config
+    settings: dict[str, Any] = {"train": str(path), "validation": 0.0} | config
     return prepare(
         DataConfig(**settings),
         tokenizer("smollm2"),

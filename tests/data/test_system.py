@@ -28,7 +28,7 @@ def texts(
     """Each row's whole text, and its supervised stretches."""
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    settings = {"train": str(path), "validation": 0.0, "system": SYSTEM} | config
+    settings: dict[str, Any] = {"train": str(path), "validation": 0.0, "system": SYSTEM} | config
     found = prepare(DataConfig(**settings), made, chat_template=None, seed=0, keep=False)
     shown = [parts(*found.train.row(index), made) for index in range(len(found.train))]
     return [("".join(text for text, _ in row), [text for text, on in row if on]) for row in shown]

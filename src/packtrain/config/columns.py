@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-#: Format -> the columns of a row that it reads. (`system` is read in `sharegpt`, and elsewhere where it is named.)
+#: Format -> the columns of a row that it reads; `system` only where it is named, but for `sharegpt`.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "messages": ("messages", "tools", "system"),
     "sharegpt": ("conversations", "tools", "system"),

@@ -19,9 +19,9 @@ class DataConfig(Section):
     format: Literal["auto", "dolly", "alpaca", "sharegpt", "messages", "prompt-completion", "text"] = "auto"
     """How a row is laid out. `auto` looks at the columns of the first rows."""
     columns: dict[Name, Theirs] = Field(default={})
-    """Where the file has other names: ours, then the file's, such as `{prompt: question, completion: answer}`."""
+    """Where the file has other names: ours, then its own, as in `{prompt: question, completion: answer}`."""
     roles: dict[Role, Theirs | Annotated[list[Theirs], Field(min_length=1)]] = Field(default={})
-    """Where turns have other roles: ours, then the file's, such as `{user: customer, assistant: [agent, bot]}`."""
+    """Where turns have other roles: ours, then the file's, as in `{user: customer, assistant: [agent, bot]}`."""
     system: str | None = Field(default=None, pattern=NOT_BLANK)
     """A system prompt for every conversation that has none of its own."""
     reasoning: Literal["template", "content", "drop"] = "template"

@@ -1,4 +1,4 @@
-"""Rows whose columns, turns and roles have other names than a format's, as `data.columns` and `data.roles` say.
+"""Rows whose columns, turns and roles have other names than a format's: `data.columns` and `data.roles`.
 
 A row is renamed before its format converts it, and what is wrong with it is told in the file's names.
 """

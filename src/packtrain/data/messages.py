@@ -111,9 +111,9 @@ def _message(message: Any, field: str, keys: tuple[str, str], roles: dict[str, s
 
 def _reasoning(message: Message, made: Message, field: str) -> str | None:
     """What the assistant thinks, from whichever key has it; an empty one says nothing."""
-    said = {key: message[key] for key in REASONING if message.get(key) is not None}
-    said = {key: text_of(text, f"{field}.{key}", may_be_empty=True) for key, text in said.items()}
-    said = {key: text for key, text in said.items() if text.strip()}
+    given = [(key, message[key]) for key in REASONING if message.get(key) is not None]
+    texts = {key: text_of(value, f"{field}.{key}", may_be_empty=True) for key, value in given}
+    said = {key: text for key, text in texts.items() if text.strip()}
     if not said:
         return None
     (key, text), *others = said.items()

@@ -133,8 +133,8 @@ class DataReport:
         if found.thoughtless_turns:
             turns = found.thoughtless_turns
             lines.append(
-                f"{turns:,} assistant turn{'s are' if turns != 1 else ' is'} not learnt: the chat template leaves "
-                "out the reasoning of earlier turns (a row that ends with such a turn would teach it)"
+                f"{turns:,} assistant turn{'s are' if turns != 1 else ' is'} not learnt: the chat template "
+                "leaves out the reasoning of earlier turns (a row that ends with such a turn would teach it)"
             )
         if self.duplicates.rows:
             lines.append(

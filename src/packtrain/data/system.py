@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from packtrain.data.chat import ChatTemplate
 
 _TURN = re.compile(r"messages\[(\d+)\]")
+_OTHERWISE = "put it into the rows' questions, or name another template with model.chat_template"
 _TALK = ({"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"})
 
 
@@ -61,10 +62,10 @@ def check_system(template: ChatTemplate, system: str | None, format: str) -> Non
     except RenderError as error:
         raise ConfigError(
             f"data.system: the chat template of model.source takes no system turn: {error}",
-            hint="put it into the users' turns of the rows, or name another template with model.chat_template",
+            hint=_OTHERWISE,
         ) from error
     if SENTINEL not in shown:  # the prompt itself may hold a switch, such as /no_think, that is taken out
         raise ConfigError(
             "data.system: the chat template of model.source leaves a system turn out",
-            hint="put it into the users' turns of the rows, or name another template with model.chat_template",
+            hint=_OTHERWISE,
         )

@@ -58,8 +58,8 @@ _LAYOUTS = {"alpaca": "alpaca", "alpaca_chat": "alpaca", "sharegpt": "sharegpt",
 #: Keys of a data set that are understood, with the default that says nothing.
 _OF_A_SET = {
     "path", "type", "split", "name", "data_files", "ds_type", "field", "field_messages", "field_system",
-    "field_tools", "field_thinking", "message_property_mappings", "message_field_role", "message_field_content",
-    "message_field_training", "roles",
+    "field_tools", "field_thinking", "message_property_mappings", "message_field_role",
+    "message_field_content", "message_field_training", "roles",
 }  # fmt: skip
 _OF_A_TYPE = {"field_instruction", "field_input", "field_output", "field_system", "system_prompt"}
 

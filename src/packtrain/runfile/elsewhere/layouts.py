@@ -39,7 +39,7 @@ class Layout:
 
 
 def columns(**theirs: str | None) -> dict[str, str]:
-    """Ours -> theirs, without what is not said or the same (but `system`, which is read where it is named)."""
+    """Ours -> theirs, without what is not said or the same (but `system`, read where it is named)."""
     return {ours: name for ours, name in theirs.items() if name and (name != ours or ours == "system")}
 
 
@@ -83,7 +83,7 @@ def put_layouts(carried: Carried, layouts: list[Layout], origin: str) -> None:
             if value:
                 carried.leave(
                     f"{origin}[{index}]: {key} {json.dumps(value, ensure_ascii=False)}",
-                    f"data.{key} is one for all sources, and these differ; make one file of them, or a run each",
+                    f"data.{key} is one for all sources, and these differ; make one file of them",
                 )
 
 
