@@ -223,7 +223,7 @@ def test_no_format_that_is_left_lists_the_columns_and_what_it_wants() -> None:
         ),
         (
             "columns: {prompt: q}\n  format: alpaca",
-            "7: data.columns.prompt: the format alpaca has no column prompt; it has instruction, output, input",
+            "7: data.columns.prompt: the format alpaca has no column prompt; it has instruction, output",
         ),
         ("columns: {role: r}\n  format: dolly", "7: data.columns.role: rows of format dolly have no turns"),
         ("columns: {role: r, instruction: q}", "7: data.columns: role, instruction are not of one format"),

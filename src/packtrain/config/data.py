@@ -21,7 +21,7 @@ class DataConfig(Section):
     columns: dict[Name, Theirs] = Field(default={})
     """Where the file has other names: ours, then its own, as in `{prompt: question, completion: answer}`."""
     roles: dict[Role, Theirs | Annotated[list[Theirs], Field(min_length=1)]] = Field(default={})
-    """Where turns have other roles: ours, then the file's, as in `{user: customer, assistant: [agent, bot]}`."""
+    """Where turns have other roles: ours, then its own, as in `{user: customer, assistant: [agent, ai]}`."""
     system: str | None = Field(default=None, pattern=NOT_BLANK)
     """A system prompt for every conversation that has none of its own."""
     reasoning: Literal["template", "content", "drop"] = "template"
