@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -83,6 +84,17 @@ def test_results_data_and_settings(trained: Trained) -> None:
     assert "f" * 64 in text
     assert "| train.learning_rate | 0.0002 |" in text
     assert '| data.train | ["a\\|b"] |' in text
+
+
+def test_the_code_asks_with_the_system_prompt_of_training(trained: Trained) -> None:
+    system = 'Say "so",\nand 짧게.'
+    text = render(replace(trained.card, settings={"data.system": system}))
+    line = next(line for line in text.splitlines() if line.startswith("messages = "))
+    assert ast.literal_eval(line.removeprefix("messages = ")) == [
+        {"role": "system", "content": system},
+        {"role": "user", "content": "Hello!"},
+    ]
+    assert 'messages = [{"role": "user", "content": "Hello!"}]' in render(trained.card)
 
 
 def test_what_was_not_measured_is_said(trained: Trained) -> None:

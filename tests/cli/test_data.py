@@ -34,6 +34,28 @@ def test_preview_marks_what_is_supervised(cli: Callable[..., Any], run_file: Pat
     assert "\x1b" not in ended.out
 
 
+def test_preview_shows_the_system_prompt_and_what_is_thought(cli: Callable[..., Any], run_file: Path) -> None:
+    turns = [{"who": "guest", "says": "질문?"}, {"who": "host", "says": "대답.", "cot": "음…"}]
+    (run_file.parent / "rows.jsonl").write_text(json.dumps({"talk": turns}) + "\n")
+    keys = [
+        "data.columns={messages: talk, role: who, content: says, reasoning_content: cot}",
+        "data.roles={user: guest, assistant: host}",
+        "data.system=Be brief.",
+    ]
+    overrides = [part for key in keys for part in ("-s", key)]
+    ended = cli("data", str(run_file), "--preview", "1", *overrides)
+    assert ended.code == 65
+    assert "talk" not in ended.err  # the template reads no such key, which is no fault of the row's
+    assert "rows.jsonl:1: messages[1].reasoning_content: the chat template renders none of" in ended.err
+    assert "data.reasoning: content puts it before the answer" in ended.err
+    ended = cli("data", str(run_file), "--preview", "1", *overrides, "-s", "data.reasoning=content")
+    assert ended.code == 0, ended.err
+    assert (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n질문?<|im_end|>\n"
+        "<|im_start|>assistant\n⟦<think>\n음…\n</think>\n\n대답.<|im_end|>⟧\n"
+    ) in ended.out
+
+
 def test_without_a_flag_the_numbers_are_shown(cli: Callable[..., Any], run_file: Path) -> None:
     ended = cli("data", str(run_file), "-s", "data.max_length=512")
     assert ended.code == 0, ended.err

@@ -120,6 +120,16 @@ def test_texts_are_no_conversations(tmp_path: Path) -> None:
         texts(tmp_path, tokenizer("smollm2"), {"text": "once"})
 
 
+def test_turns_are_counted_without_a_system_column_too(tmp_path: Path) -> None:
+    turns = [
+        {"from": "human", "value": "Q"},
+        {"from": "gpt", "value": "A", "tool_calls": None, "thinking": "t"},
+    ]
+    for system in ("", "Own."):
+        with pytest.raises(DataError, match=r"rows\.jsonl:1: messages\[1\]\.reasoning_content: the chat"):
+            texts(tmp_path, tokenizer("smollm2"), {"conversations": turns, "system": system})
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_a_bad_turn_is_counted_as_the_row_has_it(tmp_path: Path, own: bool) -> None:
     turns = [*([{"role": "system", "content": "Own."}] if own else []), Q, {**A, "content": "a<|im_end|>b"}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -67,6 +68,20 @@ def test_base_and_adapter_answer_each_for_itself(tmp_path: Path) -> None:
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
     assert layer.training
     assert not model.training
+
+
+def test_a_system_prompt_stands_before_every_prompt(tmp_path: Path) -> None:
+    base = make_tiny_base(tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    model = plain_base(base)
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "who?"}]
+    [expected] = generate(model, tokenizer, [turns], max_new_tokens=12)
+    [plain] = generate(model, tokenizer, ["who?"], max_new_tokens=12)
+    assert expected != plain
+    [made] = answers(
+        model, tokenizer, ["who?"], max_new_tokens=12, base=contextlib.nullcontext, system="Be brief."
+    )
+    assert (made.prompt, made.base, made.adapter) == ("who?", expected, expected)
 
 
 MADE = [

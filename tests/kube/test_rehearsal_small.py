@@ -15,6 +15,7 @@ from tiny import KINDS, make_tiny_base
 from whole_run import facts
 
 from packtrain.config import ModelConfig, RunConfig
+from packtrain.data.columns import Columns
 from packtrain.data.formats import FORMATS, detect_format, to_conversation
 from packtrain.data.rows import Row
 from packtrain.errors import ConfigError, DataError
@@ -120,6 +121,27 @@ def test_made_up_rows_are_of_the_format_that_the_run_file_names(tmp_path: Path, 
     for line in small.objects["train.jsonl"].splitlines():
         fields = json.loads(line)
         to_conversation(Row("place", fields), detect_format(fields) if name == "auto" else name)
+
+
+@pytest.mark.usefixtures("offline")
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"columns": {"prompt": "question", "completion": "answer", "system": "rules"}},
+        {"columns": {"instruction": "q", "context": "passage", "response": "a"}, "format": "dolly"},
+        {"columns": {"messages": "talk", "role": "who", "content": "says"}},
+        {"columns": {"conversations": "talk", "role": "who"}, "format": "sharegpt"},
+    ],
+)
+def test_made_up_rows_have_the_names_that_the_run_file_names(tmp_path: Path, data: dict[str, Any]) -> None:
+    small = make_small(config_of(data=data), tmp_path)
+    columns = Columns.of(small.config.data)
+    for line in small.objects["train.jsonl"].splitlines():
+        fields = json.loads(line)
+        assert set(columns.names.values()) <= fields.keys()
+        made = columns.conversation(Row("place", fields), data.get("format") or columns.detect(fields))
+        assert [message["role"] for message in made.messages] == ["user", "assistant"]
+    assert small.config.data.reasoning == "content"  # the template of the base that was made up reads no key
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -151,8 +151,12 @@ def _loading(card: CardFacts) -> str:
     pinned = card.base_revision if HUB_ID.fullmatch(card.base_identity) else None
     revision = f", revision={json.dumps(pinned)}" if pinned else ""
     if card.chat:
+        # What every conversation of training began with, or had of its own.
+        system = card.settings.get("data.system")
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": "Hello!"})
         prompt = (
-            'messages = [{"role": "user", "content": "Hello!"}]\n'
+            f"messages = {json.dumps(turns, ensure_ascii=False)}\n"
             "inputs = tokenizer.apply_chat_template(\n"
             '    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True\n'
             ")\n"

@@ -202,7 +202,11 @@ class ChatTemplate:
         messages = conversation.messages
         for field, text in strings(messages, conversation.tools):
             if forged := self.control_token(text):
-                raise BadRow(place, field, f"holds the control token {forged}, which would forge a turn")
+                raise BadRow(
+                    place,
+                    conversation.in_row(field),
+                    f"holds the control token {forged}, which would forge a turn",
+                )
 
         def render(part: Sequence[Message], prompt: bool) -> str:
             return self._render(part, prompt, conversation.tools)
@@ -214,12 +218,13 @@ class ChatTemplate:
             check_rendered(messages, trained_turns(messages), text, spans)
             return _Rendered(text, *learnt(messages, given, text, spans, render))
         except VanishedError as error:
-            raise DataError(f"{place}: {error}", hint=error.hint) from error
+            raise DataError(f"{place}: {conversation.in_row(str(error))}", hint=error.hint) from error
         except RenderError as error:
             raise BadRow(place, "", f"the chat template refuses it: {error}") from error
         except UnmaskableError as error:
+            said = conversation.in_row(str(error))
             raise DataError(
-                f"{place}: the chat template does not show what the assistant says: {error}",
+                f"{place}: the chat template does not show what the assistant says: {said}",
                 hint="give another template with model.chat_template",
             ) from error
 

@@ -9,8 +9,9 @@ Every check that needs no tokenizer is here; text passes through unchanged. Mess
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,8 @@ from packtrain.data.messages import (
 from packtrain.data.rows import BadRow, Row, shown_names, type_name
 from packtrain.errors import DataError
 
+_TURN = re.compile(r"messages\[(\d+)\]")
+
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
@@ -33,6 +36,17 @@ class Conversation:
     messages: tuple[Message, ...] = ()
     tools: list[Any] | None = None
     text: str | None = None
+    front: int = field(default=0, compare=False)
+    """Turns in front that are none of the row's list: a system prompt."""
+
+    def behind(self, system: str) -> Conversation:
+        """The same, behind a system prompt."""
+        messages = ({"role": "system", "content": system}, *self.messages)
+        return Conversation(messages, self.tools, front=self.front + 1)
+
+    def in_row(self, said: str) -> str:
+        """``said`` with its first ``messages[…]`` counted as the row has them."""
+        return _TURN.sub(lambda turn: f"messages[{int(turn[1]) - self.front}]", said, count=1)
 
 
 @dataclass(frozen=True)
@@ -101,14 +115,11 @@ def _instruction(fields: dict[str, Any], *, question: str, extra: str, answer: s
 def _sharegpt(fields: dict[str, Any]) -> Conversation:
     turns = _turns(fields["conversations"], "conversations", sharegpt_message)
     system = _optional_text(fields, "system")
-    if system:
-        if any(turn["role"] == "system" for turn in turns):
-            raise Problem("system", "is given beside a system turn in conversations")
-        turns = [{"role": "system", "content": system}, *turns]
-        check_conversation(turns[1:], "conversations")
-    else:
-        check_conversation(turns, "conversations")
-    return Conversation(tuple(turns), _tools(fields))
+    if system and any(turn["role"] == "system" for turn in turns):
+        raise Problem("system", "is given beside a system turn in conversations")
+    check_conversation(turns, "conversations")
+    made = Conversation(tuple(turns), _tools(fields))
+    return made.behind(system) if system else made
 
 
 def with_system_column(made: Conversation, fields: dict[str, Any]) -> Conversation:
@@ -118,7 +129,7 @@ def with_system_column(made: Conversation, fields: dict[str, Any]) -> Conversati
         return made
     if any(message["role"] == "system" for message in made.messages):
         raise Problem("system", "is given beside a system turn")
-    return Conversation(({"role": "system", "content": system}, *made.messages), made.tools)
+    return made.behind(system)
 
 
 def _messages(fields: dict[str, Any]) -> Conversation:

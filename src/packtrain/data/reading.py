@@ -7,7 +7,7 @@ to files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from packtrain.config import DataConfig
@@ -19,7 +19,7 @@ from packtrain.data.reasoning import placed
 from packtrain.data.report import Findings
 from packtrain.data.rows import BadRow, Row
 from packtrain.data.sources import Source
-from packtrain.data.system import as_in_the_row, check_system, lacks_system, with_system
+from packtrain.data.system import check_system, with_system
 from packtrain.data.token_files import RowWriter
 from packtrain.errors import DataError
 
@@ -82,28 +82,19 @@ class Reader:
                 bad[index] = problem
                 if self.config.on_bad_row == "fail":
                     break  # later rows do not matter; earlier ones may be found bad when rendered
-        system = self.config.system
-        encoded = iter(
-            as_in_the_row(result) if isinstance(result, BadRow) and lacks_system(made, system) else result
-            for (_, made), result in zip(
-                conversations,
-                self.template.encode_batch(
-                    [(place, with_system(made, system)) for place, made in conversations]
-                ),
-                strict=True,
-            )
-        )
+        encoded = iter(self.template.encode_batch(conversations))
         for index, item in enumerate(chunk[: len(bad) + len(conversations)]):
             yield item.place, bad[index] if index in bad else next(encoded)
 
     def _conversation(self, row: Row, layout: str) -> Conversation:
         made = self.columns.conversation(row, layout)
-        if made.text is not None or self.config.reasoning == "template":
+        if made.text is not None:
             return made
         try:
-            return Conversation(placed(made.messages, self.config.reasoning), made.tools)
+            turns = placed(made.messages, self.config.reasoning)
         except Problem as problem:
-            raise BadRow(row.place, problem.field, problem.problem) from None
+            raise BadRow(row.place, made.in_row(problem.field), problem.problem) from None
+        return with_system(replace(made, messages=turns), self.config.system)
 
     def _accepted(self, place: str, result: Encoded | BadRow) -> Encoded | None:
         """The row as it is trained on, or None when it is left out; DataError where that is not allowed."""

@@ -6,41 +6,24 @@ refuses it would make every row bad, and one that leaves it out would train on s
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from packtrain.data.formats import Conversation
 from packtrain.data.masks import SENTINEL, RenderError
-from packtrain.data.rows import BadRow
 from packtrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from packtrain.data.chat import ChatTemplate
 
-_TURN = re.compile(r"messages\[(\d+)\]")
 _OTHERWISE = "put it into the rows' questions, or name another template with model.chat_template"
 _TALK = ({"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"})
 
 
 def with_system(conversation: Conversation, system: str | None) -> Conversation:
-    """The conversation, or one that begins with ``system`` where no turn of it is a system turn."""
-    if not lacks_system(conversation, system):
+    """The conversation, behind ``system`` where no turn of it is a system turn."""
+    if system is None or any(message["role"] == "system" for message in conversation.messages):
         return conversation
-    messages = ({"role": "system", "content": system}, *conversation.messages)
-    return Conversation(messages, conversation.tools)
-
-
-def lacks_system(conversation: Conversation, system: str | None) -> bool:
-    """Whether :func:`with_system` puts one in front."""
-    if system is None or conversation.text is not None:
-        return False
-    return all(message["role"] != "system" for message in conversation.messages)
-
-
-def as_in_the_row(bad: BadRow) -> BadRow:
-    """The same, with turns counted as the row has them, without the system prompt in front."""
-    field = _TURN.sub(lambda turn: f"messages[{int(turn[1]) - 1}]", bad.field, count=1)
-    return BadRow(bad.place, field, bad.problem)
+    return conversation.behind(system)
 
 
 def check_system(template: ChatTemplate, system: str | None, format: str) -> None:

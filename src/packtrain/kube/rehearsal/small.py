@@ -85,6 +85,7 @@ def _small_config(config: RunConfig, base: TinyBase, own_validation: bool) -> Ru
     adapter: dict[str, Any] = {}
     if not base.own_tokenizer:
         model["chat_template"] = None
+        data["reasoning"] = "drop" if config.data.reasoning == "drop" else "content"
         adapter = {"targets": "all-linear"}
     sections: dict[str, dict[str, Any]] = {
         "model": model,
