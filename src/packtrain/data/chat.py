@@ -48,6 +48,7 @@ from packtrain.data.reasoning import THINK, VanishedError, key_of, learnt, spell
 from packtrain.data.rows import BadRow
 from packtrain.data.strings import strings
 from packtrain.data.templates import TODAY, named_templates
+from packtrain.data.tokens import any_of, bos_of, token_from
 from packtrain.data.tool_calls import check_rendered, end_of_call, wants_text, with_text
 from packtrain.errors import ConfigError, DataError
 
@@ -105,11 +106,11 @@ class ChatTemplate:
             )
         self.tokenizer = tokenizer
         self._templates = named_templates(tokenizer, template)
-        self._bos = _bos(tokenizer)
+        self._bos = bos_of(tokenizer)
         special = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
         special |= set(tokenizer.all_special_tokens)
         special -= THINK  # a text may think aloud: that forges no turn
-        self._markers = Markers(_any_of(special), frozenset(filter(None, [tokenizer.eos_token])))
+        self._markers = Markers(any_of(special), frozenset(filter(None, [tokenizer.eos_token])))
         self._control = self._learn_markers(special)
 
     @cached_property
@@ -165,7 +166,7 @@ class ChatTemplate:
             stops.add(end_token)
             control.add(end_token)
         self._markers = Markers(self._markers.special, frozenset(stops))
-        return _any_of(control)
+        return any_of(control)
 
     def encode(self, conversation: Conversation, place: str = "row") -> Encoded:
         """One conversation; raises :class:`BadRow`. See :meth:`encode_batch`."""
@@ -273,7 +274,7 @@ class ChatTemplate:
         tokens = np.array(encoding.ids, dtype=np.int32)
         supervised = np.zeros(len(tokens), dtype=np.bool_)
         for start, end in spans:
-            first, last = _token_from(encoding, start, text), _token_from(encoding, end, text)
+            first, last = token_from(encoding, start, text), token_from(encoding, end, text)
             supervised[first:last] = True
             if conversation.text is None and (
                 last == first or not self._stops(int(tokens[last - 1]), text, end)
@@ -312,33 +313,3 @@ class ChatTemplate:
             tokens = np.concatenate((np.array([self._bos], dtype=np.int32), tokens))
             supervised = np.concatenate((np.zeros(1, dtype=np.bool_), supervised))
         return Encoded(tokens, supervised)
-
-
-def _bos(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """The token that the tokenizer itself puts before a text, if it does."""
-    plain = tokenizer("a", add_special_tokens=False)["input_ids"]
-    full = tokenizer("a")["input_ids"]
-    front = next((n for n in range(len(full)) if full[n : n + len(plain)] == plain), 0)
-    if front > 1:
-        raise ConfigError(f"model.source: its tokenizer puts {front} tokens before a text, not one BOS")
-    return int(full[0]) if front else None
-
-
-def _any_of(tokens: set[str]) -> re.Pattern[str]:
-    """Longest first: of two tokens that begin alike, the tokenizer takes the longer too."""
-    ordered = sorted((re.escape(token) for token in tokens if token), key=lambda token: (-len(token), token))
-    return re.compile("|".join(ordered) or r"(?!)")
-
-
-def _token_from(encoding: Any, char: int, text: str) -> int:
-    """Index of the first token that begins at or after ``char``.
-
-    A character of several byte-level tokens is found by its first; one that a normaliser dropped
-    has none, and the next one decides.
-    """
-    for position in range(char, len(text)):
-        token = encoding.char_to_token(position)
-        if token is not None:
-            begins_before = encoding.token_to_chars(token)[0] < char
-            return int(token) + int(begins_before)
-    return len(encoding.ids)
