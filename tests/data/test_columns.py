@@ -14,9 +14,10 @@ from packtrain.config import DataConfig
 from packtrain.config.columns import COLUMNS, IN_TURNS, WITH_TURNS, Name
 from packtrain.data.columns import Columns
 from packtrain.data.formats import FORMATS, Conversation
-from packtrain.data.prepare import PreparedData, prepare
+from packtrain.data.prepare import PreparedData, prepare, read_rows
 from packtrain.data.preview import parts
 from packtrain.data.rows import BadRow, Row
+from packtrain.data.sources import open_source
 from packtrain.errors import ConfigError, DataError
 
 SHAREGPT = [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]
@@ -301,6 +302,13 @@ def test_a_column_that_no_row_has_is_refused_and_one_that_some_have_is_not(tmp_p
     found = prepared(tmp_path, *rows, {"q": "Q", "a": "A", "passage": "P"}, columns=columns)
     assert len(found.train) == 4
     assert len(prepared(tmp_path, *rows, columns=columns, limit=2).train) == 2  # a preview of the first rows
+
+
+def test_a_sample_of_the_rows_need_not_have_every_column(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"q": "Q", "a": "A"}\n')
+    config = DataConfig(train=str(path), columns={"instruction": "q", "response": "a", "context": "passage"})
+    assert len(read_rows(config, tokenizer("smollm2"), open_source(str(path)), None)) == 1
 
 
 def test_each_file_is_looked_at_for_itself(tmp_path: Path) -> None:

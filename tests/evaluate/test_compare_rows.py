@@ -41,6 +41,11 @@ def test_by_the_runs_names_where_they_have_them_and_by_their_own_else(
     assert "⟦A<|im_end|>⟧" in text
 
 
+def test_a_column_that_these_rows_lack_is_none_that_they_need(tmp_path: Path) -> None:
+    text = texts(tmp_path, {"question": "Q", "answer": "A"}, columns=COLUMNS | {"system": "rules"})
+    assert "⟦A<|im_end|>⟧" in text
+
+
 def test_turns_of_other_names_and_what_is_thought(tmp_path: Path) -> None:
     columns = {"role": "who", "content": "says"}
     turns = [{"who": "human", "says": "Q"}, {"who": "gpt", "says": "A", "thinking": "hm"}]

@@ -108,9 +108,9 @@ def bins_of_lengths(lengths: npt.NDArray[np.int64], config: DataConfig) -> list[
 def read_rows(
     config: DataConfig, tokenizer: PreTrainedTokenizerBase, source: Source, chat_template: str | None
 ) -> TokenizedRows:
-    """The rows of one source as :func:`prepare` reads them, and nothing more. Errors: its own."""
+    """The rows of one source, or of a part of it, as :func:`prepare` reads them. Errors: its own."""
     with RowWriter() as writer:
-        Reader(config, ChatTemplate(tokenizer, chat_template)).read(source, writer)
+        Reader(config, ChatTemplate(tokenizer, chat_template), whole=False).read(source, writer)
         return writer.rows()
 
 

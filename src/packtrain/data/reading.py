@@ -39,6 +39,8 @@ class Reader:
     """What other sources of the run had: the limit on bad rows is on all of them."""
     findings: Findings = field(default_factory=Findings)
     """What this one has."""
+    whole: bool = True
+    """All rows of the sources are read, so that a column that none has is a column that is not there."""
     columns: Columns = field(init=False)
 
     def __post_init__(self) -> None:
@@ -62,8 +64,8 @@ class Reader:
             into.seal()
             if self.on_progress:
                 self.on_progress(self.before.rows_read + self.findings.rows_read)
-        if source.limit is None:
-            unseen.check()  # the first rows alone need not have what later ones have
+        if self.whole and source.limit is None:
+            unseen.check()
         if into.empty:
             raise DataError(_nothing_left(source, self.findings, self.config.max_length))
         return layout

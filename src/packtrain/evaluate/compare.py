@@ -10,6 +10,7 @@ import numpy as np
 
 from packtrain.artifacts.locate import LocatedAdapter
 from packtrain.config import DataConfig, Prompt, RunConfig
+from packtrain.config.columns import IN_TURNS
 from packtrain.data.chat import template_text
 from packtrain.data.columns import Columns
 from packtrain.data.formats import is_text
@@ -136,7 +137,8 @@ def _as_trained(data: DataConfig, rows: str) -> dict[str, Any]:
     if first is None:
         return kept
     if Columns.of(data).fit(first):
-        kept |= {"columns": data.columns, "roles": data.roles}
+        there = {ours: name for ours, name in data.columns.items() if ours in IN_TURNS or name in first}
+        kept |= {"columns": there, "roles": data.roles}
     if not is_text(first):
         kept["system"] = data.system
     return kept

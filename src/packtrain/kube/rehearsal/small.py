@@ -78,7 +78,8 @@ def _small_config(config: RunConfig, base: TinyBase, own_validation: bool) -> Ru
         "train": f"{place}/train.jsonl",
         "validation": f"{place}/validation.jsonl" if own_validation else 0.1,
         "revision": None,
-        "limit": None,
+        # The first rows need not have every column that is named; a limit says that they are not all.
+        "limit": ROWS if config.data.columns else None,
         "max_length": min(LENGTH, config.data.max_length),
         "too_long": "truncate",
     }
