@@ -75,7 +75,10 @@ def detect_format(fields: dict[str, Any]) -> str:
             return name
     found = shown_names(list(fields)) if fields else "none"
     wanted = "; ".join(f"{name} wants {layout}" for name, layout in FORMATS.items())
-    raise DataError(f"the columns found ({found}) are of no known format: {wanted}")
+    raise DataError(
+        f"the columns found ({found}) are of no known format: {wanted}",
+        hint="say what the file calls them, such as data.columns: {prompt: question, completion: answer}",
+    )
 
 
 def is_text(fields: dict[str, Any]) -> bool:
