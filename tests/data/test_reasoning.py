@@ -279,6 +279,14 @@ def test_turns_that_are_not_learnt_for_want_of_their_thoughts_are_a_warning(tmp_
     assert warning.startswith("3 assistant turns are not learnt: the chat template leaves out the reasoning")
 
 
+def test_a_row_that_ends_with_a_question_teaches_nothing_once_its_thoughts_are_left_out(
+    tmp_path: Path,
+) -> None:
+    config = rows(tmp_path, [user("q1"), assistant("1", thinking="a"), user("q2")])
+    with pytest.raises(DataError, match=r"no token that .* trained on \(the chat template leaves out what"):
+        texts(config, thinker("qwen3"))
+
+
 def test_a_refused_template_ends_the_run_even_where_bad_rows_are_skipped(tmp_path: Path) -> None:
     config = rows(tmp_path, [user("q"), assistant("42", thinking="hm")], on_bad_row="skip")
     with pytest.raises(DataError, match="so that the reasoning would be lost"):

@@ -92,6 +92,11 @@ def test_a_template_that_refuses_it_is_told_once_and_not_by_row(tmp_path: Path) 
     assert "model.chat_template" in caught.value.hint
 
 
+def test_a_template_that_shows_it_only_before_a_last_question_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="leaves a system turn out"):
+        texts(tmp_path, tokenizer("mistral"), {"messages": [Q, A]})
+
+
 def test_a_template_that_leaves_it_out_is_refused(tmp_path: Path) -> None:
     made = tokenizer("no-prompt")
     made.chat_template = (

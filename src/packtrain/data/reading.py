@@ -49,12 +49,13 @@ class Reader:
     def read(self, source: Source, into: RowWriter) -> str:
         """Hand the rows that are left to ``into``; their format. Errors: DataError, and the source's."""
         layout: str = self.config.format
-        unseen = Unseen(self.columns)
+        unseen, known = Unseen(self.columns), False
         for chunk in _chunks(source):
             if layout == "auto":
                 layout = _format_of(chunk, self.columns)
-            if self.findings.rows_read == 0 and layout != "auto":
+            if not known and layout != "auto":
                 check_system(self.template, self.config.system, layout)
+                known = True
             unseen.look(item for item in chunk if isinstance(item, Row))
             for place, result in self._encoded(chunk, layout):
                 self.findings.rows_read += 1
@@ -101,7 +102,8 @@ class Reader:
     def _accepted(self, place: str, result: Encoded | BadRow) -> Encoded | None:
         """The row as it is trained on, or None when it is left out; DataError where that is not allowed."""
         if isinstance(result, Encoded) and not result.supervised[1:].any():
-            result = BadRow(place, "", "has no token that the model would be trained on")
+            why = " (the chat template leaves out what its turns think)" if result.thoughtless else ""
+            result = BadRow(place, "", f"has no token that the model would be trained on{why}")
         if isinstance(result, BadRow):
             self._leave_out(result)
             return None
