@@ -298,10 +298,25 @@ def test_a_column_that_no_row_has_is_refused_and_one_that_some_have_is_not(tmp_p
         "rows.jsonl: passage: is missing, which data.columns.context names "
         "(the row has q, a, pasage); did you mean pasage?"
     )
-    assert caught.value.hint == "name the file's column in data.columns.context, or leave that key out"
+    assert caught.value.hint == "name the file's own in data.columns.context, or leave that key out"
     found = prepared(tmp_path, *rows, {"q": "Q", "a": "A", "passage": "P"}, columns=columns)
     assert len(found.train) == 4
     assert len(prepared(tmp_path, *rows, columns=columns, limit=2).train) == 2  # a preview of the first rows
+
+
+def test_a_key_that_no_turn_has_is_refused_too(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A", "cot": "hm"}]
+    with pytest.raises(DataError) as caught:
+        prepared(tmp_path, {"messages": turns}, columns={"reasoning_content": "cott"}, reasoning="content")
+    assert str(caught.value).endswith(
+        "rows.jsonl: cott: is missing, which data.columns.reasoning_content names "
+        "(the row has role, content, cot); did you mean cot?"
+    )
+    plain = {"messages": list(PAIR)}
+    found = prepared(
+        tmp_path, plain, {"messages": turns}, columns={"reasoning_content": "cot"}, reasoning="content"
+    )
+    assert len(found.train) == 2
 
 
 def test_a_sample_of_the_rows_need_not_have_every_column(tmp_path: Path) -> None:

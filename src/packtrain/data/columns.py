@@ -68,9 +68,10 @@ class Columns:
         """Whether the row has any of the names, or nothing but roles is named."""
         if not self.names and not self.turns:
             return True
-        turns = [turn for value in fields.values() if isinstance(value, list) for turn in value]
-        keys = {key for turn in turns if isinstance(turn, dict) for key in turn}
-        return not fields.keys().isdisjoint(self.names.values()) or not keys.isdisjoint(self.turns.values())
+        return not (
+            fields.keys().isdisjoint(self.names.values())
+            and set(_keys_of_turns(fields)).isdisjoint(self.turns.values())
+        )
 
     def conversation(self, row: Row, format: str) -> Conversation:
         """Errors: BadRow, with the file's names."""
@@ -156,32 +157,43 @@ class Columns:
 
 @dataclass
 class Unseen:
-    """Columns that `data.columns` names and that no row of a file has: a slip of the pen, mostly."""
+    """Names of `data.columns` that no row of a file has: a slip of the pen, mostly."""
 
     columns: Columns
     _left: dict[str, dict[str, str]] = field(default_factory=dict)
-    _seen: dict[str, dict[str, None]] = field(default_factory=dict)
+    """File -> what is still to be seen."""
+    _first: dict[str, Row] = field(default_factory=dict)
 
     def look(self, rows: Iterable[Row]) -> None:
         """Note what the rows have."""
-        for row in rows if self.columns.names else ():
+        wanted = {**self.columns.names, **self.columns.turns}
+        for row in rows if wanted else ():
             file = row.place.rpartition(":")[0]
-            left = self._left.setdefault(file, dict(self.columns.names))
+            left = self._left.setdefault(file, dict(wanted))
+            self._first.setdefault(file, row)
             if left:
-                for ours in [ours for ours, theirs in left.items() if theirs in row.fields]:
+                keys = {*row.fields, *_keys_of_turns(row.fields)}
+                for ours in [ours for ours, theirs in left.items() if theirs in keys]:
                     del left[ours]
-                if left and file not in self._seen:
-                    self._seen[file] = dict.fromkeys(row.fields)
 
     def check(self) -> None:
-        """DataError for the first file with a column that no row had."""
+        """DataError for the first file with a name that no row had."""
         for file, left in self._left.items():
             for ours, theirs in left.items():
-                problem = _missing(ours, theirs, self._seen[file])
+                fields = self._first[file].fields
+                problem = _missing(
+                    ours, theirs, fields if ours in self.columns.names else _keys_of_turns(fields)
+                )
                 raise DataError(
                     f"{file}: {shown_name(theirs)}: {problem}",
-                    hint=f"name the file's column in data.columns.{ours}, or leave that key out",
+                    hint=f"name the file's own in data.columns.{ours}, or leave that key out",
                 )
+
+
+def _keys_of_turns(fields: Mapping[str, Any]) -> list[str]:
+    """The keys of all turns of a row, in their order."""
+    turns = [turn for value in fields.values() if isinstance(value, list) for turn in value]
+    return list(dict.fromkeys(key for turn in turns if isinstance(turn, dict) for key in turn))
 
 
 def _missing(ours: str, theirs: str, fields: Iterable[str]) -> str:
