@@ -187,6 +187,19 @@ def test_a_template_that_takes_arguments_as_text_gets_them_as_text() -> None:
     assert got[1].endswith("It is 7.<｜end▁of▁sentence｜>")
 
 
+def test_the_end_of_a_call_is_that_of_the_template_for_tools() -> None:
+    made = thinker("harmony")
+    plain = "{% for m in messages %}{{ '<|start|>' + m.role + '<|message|>' + m.content }}{% endfor %}"
+    made.chat_template = {"default": plain, "tool_use": made.chat_template}
+    conversation = to_conversation(
+        Row("x", {"messages": [user("q"), assistant(None, tool_calls=[CALL])], "tools": [CALL]}), "messages"
+    )
+    result = ChatTemplate(made).encode(conversation)
+    got = [text for text, supervised in parts(result.tokens, result.supervised, made) if supervised]
+    assert len(got) == 1
+    assert got[0].endswith('{"city": "서울"}<|call|>')
+
+
 def test_marks_of_thinking_that_are_special_tokens_forge_no_turn() -> None:
     made = tokenizer(
         template=LLAMA3 + "{% if add_generation_prompt %}<think>{% endif %}",

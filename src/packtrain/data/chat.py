@@ -49,7 +49,7 @@ from packtrain.data.rows import BadRow
 from packtrain.data.strings import strings
 from packtrain.data.templates import TODAY, named_templates
 from packtrain.data.tokens import any_of, bos_of, token_from
-from packtrain.data.tool_calls import check_rendered, end_of_call, wants_text, with_text
+from packtrain.data.tool_calls import A_TOOL, check_rendered, end_of_call, wants_text, with_text
 from packtrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -141,7 +141,11 @@ class ChatTemplate:
 
     @cached_property
     def _text_arguments(self) -> bool:
-        return wants_text(self._render)
+        return wants_text(self._render_call)
+
+    def _render_call(self, messages: Sequence[Message], prompt: bool) -> str:
+        """By the template that rows with tools get."""
+        return self._render(messages, prompt, A_TOOL if "tool_use" in self._templates else None)
 
     @cached_property
     def _reasoning_key(self) -> str | None:
@@ -162,7 +166,9 @@ class ChatTemplate:
             _, _, after = text.partition(SENTINEL)
             if end := self._markers.special.search(after):
                 stops.add(end[0])
-        if self._templates and (end_token := end_of_call(self._render, self._markers, self._text_arguments)):
+        if self._templates and (
+            end_token := end_of_call(self._render_call, self._markers, self._text_arguments)
+        ):
             stops.add(end_token)
             control.add(end_token)
         self._markers = Markers(self._markers.special, frozenset(stops))

@@ -12,6 +12,17 @@ from typing import Any
 
 from packtrain.data.masks import SENTINEL, Markers, Message, Render, RenderError, Span, UnmaskableError
 
+A_TOOL: list[Any] = [
+    {
+        "type": "function",
+        "function": {
+            "name": "look",
+            "description": "Look.",
+            "parameters": {"type": "object", "properties": {"x": {"type": "string"}}},
+        },
+    }
+]
+
 
 def _probe(arguments: Any) -> tuple[Message, ...]:
     call = {"type": "function", "id": "call00001", "function": {"name": "look", "arguments": arguments}}
