@@ -130,6 +130,27 @@ def test_axolotls_text_of_another_name_and_its_own_wording() -> None:
     ]
 
 
+def test_what_of_a_data_set_has_no_place_is_listed() -> None:
+    data, translated = axolotl(
+        {"type": "alpaca", "field_system": "rules", "roles": {"user": ["x"]}, "shards": 2},
+        {"type": "chat_template", "message_property_mappings": {"role": "role", "name": "n"},
+         "roles": {"user": ["user"], "critic": ["judge"]}, "train_on_eos": "turn"},
+    )  # fmt: skip
+    assert (data.format, data.columns, data.roles) == ("auto", {}, {})
+    left = [what for what, _ in translated.left]
+    for what in (
+        "datasets[0].field_system: rules",
+        'datasets[0].roles: {"user": ["x"]}',
+        "datasets[0].shards: 2",
+        "datasets[1].message_property_mappings.name: n",
+        'datasets[1].roles.critic: ["judge"]',
+        "datasets[1].train_on_eos: turn",
+    ):
+        assert what in left
+    _, translated = torchtune(_component_="alpaca_dataset", column_map={"instruction": "q", "extra": "e"})
+    assert "dataset.column_map.extra: e" in [what for what, _ in translated.left]
+
+
 def test_axolotls_system_prompt_for_all() -> None:
     data, translated = axolotl({"type": "chat_template"}, default_system_message="Be brief.\nBe kind.")
     assert data.system == "Be brief.\nBe kind."

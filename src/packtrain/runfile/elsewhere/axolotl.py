@@ -6,7 +6,7 @@ from typing import Any
 
 from packtrain.runfile.elsewhere import common, transformers
 from packtrain.runfile.elsewhere.carried import Carried
-from packtrain.runfile.elsewhere.layouts import Layout, columns, put_layouts, talk
+from packtrain.runfile.elsewhere.layouts import ROLES, Layout, columns, put_layouts, talk
 from packtrain.runfile.elsewhere.source import Source, shown
 
 LEFT = transformers.LEFT | {
@@ -53,14 +53,16 @@ LEFT = transformers.LEFT | {
     "qat": "there is no training for quantisation",
     "fp8*": "there is no training in 8 bits",
 }
+_NO_SETTING = "there is no such setting of a source; check the rows with packtrain data"
 _WORDING = "rows become turns of the tokenizer's chat template"
 _LAYOUTS = {"alpaca": "alpaca", "alpaca_chat": "alpaca", "sharegpt": "sharegpt", "completion": "text"}
-#: Keys of a data set that are understood, with the default that says nothing.
-_OF_A_SET = {
-    "path", "type", "split", "name", "data_files", "ds_type", "field", "field_messages", "field_system",
-    "field_tools", "field_thinking", "message_property_mappings", "message_field_role",
-    "message_field_content", "message_field_training", "roles",
+_OF_A_SET = {"path", "type", "split", "name", "data_files", "ds_type"}
+#: Keys of a data set of conversations.
+_OF_A_TALK = {
+    "field_messages", "field_system", "field_tools", "field_thinking", "message_property_mappings",
+    "message_field_role", "message_field_content", "message_field_training", "roles",
 }  # fmt: skip
+_OF_A_TURN = {"role", "content", "reasoning_content", "tool_calls"}
 _OF_A_TYPE = {"field_instruction", "field_input", "field_output", "field_system", "system_prompt"}
 
 
@@ -142,11 +144,8 @@ def _data(carried: Carried, source: Source) -> None:
 
 
 def _one(carried: Carried, entry: dict[str, Any], index: int) -> tuple[str, Layout]:
-    for key in sorted(entry.keys() - _OF_A_SET):
-        if entry[key] not in (None, [], {}):
-            why = "there is no such setting of a source; check the rows with packtrain data"
-            carried.leave(f"datasets[{index}].{key}: {shown(key, entry[key])}", why)
-    layout = _layout(carried, entry, index)
+    layout, understood = _layout(carried, entry, f"datasets[{index}]")
+    _leave(carried, entry, _OF_A_SET | understood, f"datasets[{index}]")
     split = common.whole_split(carried, f"datasets[{index}].split", entry.get("split"))
     files = entry.get("data_files")
     if isinstance(files, str):
@@ -165,40 +164,42 @@ def _one(carried: Carried, entry: dict[str, Any], index: int) -> tuple[str, Layo
     return common.hub_source(str(entry["path"]), entry.get("name"), split), layout
 
 
-def _layout(carried: Carried, entry: dict[str, Any], index: int) -> Layout:
+def _layout(carried: Carried, entry: dict[str, Any], where: str) -> tuple[Layout, set[str]]:
+    """The layout, and the keys of the data set that it comes from."""
     kind = entry.get("type")
-    name = kind.partition(".")[0] if isinstance(kind, str) else ""
-    if name == "chat_template":
-        return _talk(entry)
     if isinstance(kind, dict):
-        for key in sorted(kind.keys() - _OF_A_TYPE):
-            carried.leave(f"datasets[{index}].type.{key}: {shown(key, kind[key])}", _WORDING)
+        _leave(carried, kind, _OF_A_TYPE, f"{where}.type", _WORDING)
         named = columns(
             instruction=_name(kind, "field_instruction"), input=_name(kind, "field_input"),
             output=_name(kind, "field_output"), system=_name(kind, "field_system"),
         )  # fmt: skip
-        return Layout("alpaca", named, system=_name(kind, "system_prompt"))
-    layout = (_LAYOUTS.get(kind) or _LAYOUTS.get(name)) if isinstance(kind, str) else None
+        return Layout("alpaca", named, system=_name(kind, "system_prompt")), set()
+    name = str(kind).partition(".")[0]
+    layout = _LAYOUTS.get(str(kind)) or _LAYOUTS.get(name)
+    if name == "chat_template":
+        return _talk(carried, entry, where), _OF_A_TALK
+    if layout == "sharegpt":
+        return _talk(carried, {"field_messages": "conversations"} | entry, where), _OF_A_TALK
+    if layout == "text":
+        return Layout("text", columns(text=_name(entry, "field"))), {"field"}
     if layout == "alpaca":
         carried.leave("Alpaca's own wording around a row", _WORDING)
-    if layout == "text":
-        return Layout("text", columns(text=_name(entry, "field")))
-    if layout == "sharegpt":
-        return _talk({"field_messages": "conversations"} | entry)
-    if layout is None and kind is not None:
-        carried.leave(
-            f"datasets[{index}].type: {shown('', kind)}", "data.format: auto looks at the columns instead"
-        )
-    return Layout(layout)
+    elif kind is not None:
+        carried.leave(f"{where}.type: {shown('', kind)}", "data.format: auto looks at the columns instead")
+    return Layout(layout), set()
 
 
-def _talk(entry: dict[str, Any]) -> Layout:
-    mapped = entry.get("message_property_mappings")
-    keys: dict[str, Any] = mapped if isinstance(mapped, dict) else {}
-    roles = entry.get("roles")
+def _talk(carried: Carried, entry: dict[str, Any], where: str) -> Layout:
+    keys, roles = (
+        value if isinstance(value := entry.get(key), dict) else {}
+        for key in ("message_property_mappings", "roles")
+    )
+    _leave(carried, keys, _OF_A_TURN, f"{where}.message_property_mappings")
+    _leave(carried, roles, set(ROLES), f"{where}.roles")
     said = {
-        ours: [str(name) for name in (names if isinstance(names, list) else [names])]
-        for ours, names in (roles if isinstance(roles, dict) else {}).items()
+        ours: [str(name) for name in (roles[ours] if isinstance(roles[ours], list) else [roles[ours]])]
+        for ours in ROLES
+        if roles.get(ours)
     }
     return talk(
         _name(entry, "field_messages") or "messages",
@@ -208,8 +209,16 @@ def _talk(entry: dict[str, Any]) -> Layout:
         system=_name(entry, "field_system"),
         tools=_name(entry, "field_tools"),
         reasoning_content=_name(entry, "field_thinking") or _name(keys, "reasoning_content"),
+        tool_calls=_name(keys, "tool_calls"),
         train=_name(entry, "message_field_training"),
     )
+
+
+def _leave(carried: Carried, entry: dict[str, Any], understood: set[str], where: str, why: str = "") -> None:
+    """List the keys of ``entry`` that are not understood and say something."""
+    for key in sorted(entry.keys() - understood, key=str):
+        if entry[key] not in (None, [], {}):
+            carried.leave(f"{where}.{key}: {shown(str(key), entry[key])}", why or _NO_SETTING)
 
 
 def _name(entry: dict[str, Any], key: str) -> str | None:

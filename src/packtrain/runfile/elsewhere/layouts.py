@@ -13,6 +13,7 @@ from typing import Any
 
 from packtrain.runfile.elsewhere.carried import Carried
 
+ROLES = ("system", "user", "assistant", "tool")
 #: Roles that are known by these names without a word in the run file.
 _KNOWN = {
     "messages": {

@@ -68,6 +68,7 @@ _PAIRS = {
     "grammar_dataset": ("input", "output"),
 }
 _STYLES = {"sharegpt": "sharegpt", "openai": "messages"}
+_STYLE_OF = {"slimorca_dataset": "sharegpt"}
 _COLUMN = {"sharegpt": "conversations", "messages": "messages"}
 _FILES = {"json", "csv", "parquet"}
 _SLICE = re.compile(r"(\w+)\[:(\d+)(%?)\]$")
@@ -167,7 +168,7 @@ def _validation(carried: Carried, source: Source, sets: list[dict[str, Any]]) ->
 def _one(carried: Carried, entry: dict[str, Any], where: str) -> tuple[str, Layout]:
     builder = str(entry["_component_"]).rpartition(".")[2]
     place = _SETS.get(builder)
-    layout = _layout(builder, entry)
+    layout = _layout(carried, builder, entry, where)
     place = str(entry.get("source") or place or "")
     if not place:
         carried.leave(f"{where}: {builder}", "where its rows are is not known; set data.train")
@@ -212,31 +213,27 @@ def _one(carried: Carried, entry: dict[str, Any], where: str) -> tuple[str, Layo
     return common.hub_source(place, entry.get("name") or entry.get("subset"), split), layout
 
 
-def _layout(builder: str, entry: dict[str, Any]) -> Layout:
-    mapped = entry.get("column_map")
-    named = (
-        {key: value for key, value in mapped.items() if isinstance(value, str)}
-        if isinstance(mapped, dict)
-        else {}
-    )
-    said = entry.get("new_system_prompt")
+def _layout(carried: Carried, builder: str, entry: dict[str, Any], where: str) -> Layout:
+    mapped, said = entry.get("column_map"), entry.get("new_system_prompt")
+    named = {key: str(name) for key, name in (mapped if isinstance(mapped, dict) else {}).items() if name}
     system = said if isinstance(said, str) and said.strip() else None
+    layout = Layout(system=system)
     if builder in {"alpaca_dataset", "alpaca_cleaned_dataset"}:
-        return Layout("alpaca", columns(**named), system=system)
-    if builder in _PAIRS:
+        ours = {key: named.pop(key, None) for key in ("instruction", "input", "output")}
+        layout = Layout("alpaca", columns(**ours), system=system)
+    elif builder in _PAIRS:
         question, answer = _PAIRS[builder]
-        return Layout(
-            "prompt-completion",
-            {"prompt": named.get("input", question), "completion": named.get("output", answer)},
-            system=system,
-        )
-    if builder == "text_completion_dataset":
-        return Layout("text", columns(text=entry.get("column")))
-    column = entry.get("conversation_column") or named.get("conversations") or named.get("messages")
-    style = _STYLES.get(str(entry.get("conversation_style") or ("sharegpt" if "slimorca" in builder else "")))
-    if style is None:
-        return Layout(system=system)
-    return Layout(style, columns(**{_COLUMN[style]: column}), system=system)
+        pair = {"prompt": named.pop("input", question), "completion": named.pop("output", answer)}
+        layout = Layout("prompt-completion", pair, system=system)
+    elif builder == "text_completion_dataset":
+        layout = Layout("text", columns(text=entry.get("column")))
+    elif style := _STYLES.get(str(entry.get("conversation_style") or _STYLE_OF.get(builder))):
+        ours_there = _COLUMN[style]
+        column = entry.get("conversation_column") or named.pop(ours_there, None)
+        layout = Layout(style, columns(**{ours_there: column}), system=system)
+    for key, name in named.items():
+        carried.leave(f"{where}.column_map.{key}: {name}", "there is no such column of a row")
+    return layout
 
 
 def _train(carried: Carried, source: Source) -> None:
