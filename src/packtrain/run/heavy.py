@@ -8,23 +8,46 @@ of each rank, at each start.
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+
+#: Whether this process runs a command of packtrain's, and no program of somebody else's that uses PyTorch.
+_ours = False
+
+
+def own_process() -> None:
+    """Said at the beginning of a program of packtrain's: nobody else here minds what is left out."""
+    global _ours
+    _ours = True
 
 
 @contextmanager
-def heavy_imports() -> Iterator[None]:
+def heavy_imports(*, compiling: bool = False) -> Iterator[None]:
     """Around the imports: nothing is collected, and afterwards what is there is left out of collections.
 
-    A process that has transformers already is left as it is.
+    In a process of packtrain's own only what is needed is imported (:mod:`packtrain.run.lean`);
+    ``compiling``: torch.compile is. A process that has transformers already is left as it is.
     """
     if "transformers" in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()
     try:
-        yield
+        with _lean_imports() if _ours and not compiling else nullcontext():
+            yield
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextmanager
+def _lean_imports() -> Iterator[None]:
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        yield
+        return
+    from packtrain.run.lean import lean_imports
+
+    with lean_imports():
+        yield
