@@ -51,9 +51,9 @@ class StandIn(ModuleType):
 
 @contextmanager
 def lean_imports() -> Iterator[None]:
-    """Around the first import of transformers' models, in a process that neither compiles nor is one of several.
+    """Around the first import of transformers' models; brings torch, and the names of transformers.
 
-    Brings torch, and the names of transformers.
+    In a process that compiles nothing and is not one of several.
     """
     compiler = compiler_stand_in()
     compiler.enter()
