@@ -52,3 +52,16 @@ def _lean_imports() -> Iterator[None]:
 
     with lean_imports():
         yield
+
+
+@contextmanager
+def not_there(package: str) -> Iterator[None]:
+    """Around what imports ``package`` wherever it is installed, in a process of ours that has no use for it."""
+    if not _ours or package in sys.modules:
+        yield
+        return
+    sys.modules[package] = None  # type: ignore[assignment]  (how Python is told that it is not there)
+    try:
+        yield
+    finally:
+        del sys.modules[package]
