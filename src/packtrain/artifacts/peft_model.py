@@ -20,7 +20,7 @@ def open_with_peft(base: Any, folder: Path) -> Any:
 
     Raises StorageError, in one line, where peft cannot load it.
     """
-    import torch.distributed.tensor  # peft looks into it, and leaves importing it to others
+    import torch.distributed.tensor  # noqa: F401  (peft looks into it, and leaves importing it to others)
     from peft import PeftModel
 
     try:

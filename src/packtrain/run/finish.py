@@ -104,7 +104,7 @@ def _save_adapter(session: Session, fit: Fit, result: Score | None) -> ReloadRep
 
 
 def _peft_alone(fit: Fit) -> AbstractContextManager[None]:
-    """Without bitsandbytes, which peft imports, and with it PyTorch's compiler, for a base in 4 bits alone."""
+    """Without bitsandbytes, which peft imports, and PyTorch's compiler with it: for bases in 4 bits alone."""
     return nullcontext() if fit.config.adapter.kind == "qlora" else not_there("bitsandbytes")
 
 

@@ -56,7 +56,7 @@ def _lean_imports() -> Iterator[None]:
 
 @contextmanager
 def not_there(package: str) -> Iterator[None]:
-    """Around what imports ``package`` wherever it is installed, in a process of ours that has no use for it."""
+    """Around what imports ``package`` wherever it is installed, in a process of ours without use for it."""
     if not _ours or package in sys.modules:
         yield
         return
