@@ -60,7 +60,8 @@ def not_there(package: str) -> Iterator[None]:
     if not _ours or package in sys.modules:
         yield
         return
-    sys.modules[package] = None  # type: ignore[assignment]  (how Python is told that it is not there)
+    # How Python is told that it is not there.
+    sys.modules[package] = None  # type: ignore[assignment]
     try:
         yield
     finally:
