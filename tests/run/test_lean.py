@@ -15,7 +15,7 @@ from whole_run import ROOT, Job, make_job
 
 #: What a training of one process, without torch.compile, has no use for.
 LEFT_OUT = ("torch._dynamo.utils", "torch._inductor", "torch.distributed.tensor", "sympy")
-BEGIN = "import json, sys\nfrom packtrain.run import heavy\nheavy.own_process()\n"
+BEGIN = "import json, sys\nfrom packtrain.own import own_process\nfrom packtrain.run import heavy\nown_process()\n"
 IMPORT = "with heavy.heavy_imports():\n    import packtrain.run.training\n"
 
 
@@ -59,7 +59,7 @@ def test_what_is_left_out_and_what_is_as_it_was_afterwards() -> None:
     [
         (BEGIN + IMPORT.replace("heavy_imports()", "heavy_imports(compiling=True)"), {}),
         (BEGIN + IMPORT, {"WORLD_SIZE": "2"}),
-        (BEGIN.replace("heavy.own_process()", "") + IMPORT, {}),
+        (BEGIN.replace("\nown_process()", "") + IMPORT, {}),
     ],
     ids=["compiling", "one of several", "somebody else's process"],
 )

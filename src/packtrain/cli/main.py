@@ -22,7 +22,7 @@ from packtrain import __version__
 from packtrain.cli.outcome import INTERRUPTED, fail
 from packtrain.ending import end_process
 from packtrain.errors import PreemptedError
-from packtrain.run.heavy import own_process
+from packtrain.own import own_process
 
 #: Verb -> its line in ``packtrain --help``. The function of that name (``-`` is ``_``) is in
 #: ``packtrain.cli.<verb>``; of two words, the first is a group of verbs and the module.

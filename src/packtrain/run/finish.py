@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -24,7 +24,6 @@ from packtrain.model.parallel import CPU, World
 from packtrain.model.weights import load_model
 from packtrain.run import facts
 from packtrain.run.gates import check_gates
-from packtrain.run.heavy import not_there
 from packtrain.run.pod import image
 from packtrain.run.reports import publish_report
 from packtrain.run.spread import spread_model
@@ -77,21 +76,20 @@ def _save_adapter(session: Session, fit: Fit, result: Score | None) -> ReloadRep
     assert isinstance(adapter, Adapter)
     session.stage("writing the adapter")
     tensors = adapter.published()
-    with _peft_alone(fit):
-        write_adapter(
-            session.run_dir.adapter,
-            tensors=tensors,
-            lora=adapter.peft_config(),
-            base_folder=fit.base.folder,
-            base_identity=fit.base.identity,
-            base_revision=fit.base.revision,
-            tokenizer=fit.tokenizer,
-            chat_template=fit.chat_template,
-            card=facts.card(session.identity.run_id, fit, result),
-            training=facts.training_facts(fit),
-        )
+    write_adapter(
+        session.run_dir.adapter,
+        tensors=tensors,
+        lora=adapter.peft_config(),
+        base_folder=fit.base.folder,
+        base_identity=fit.base.identity,
+        base_revision=fit.base.revision,
+        tokenizer=fit.tokenizer,
+        chat_template=fit.chat_template,
+        card=facts.card(session.identity.run_id, fit, result),
+        training=facts.training_facts(fit),
+    )
     session.stage("loading it again with peft and comparing")
-    with plain_attention(fit.model), _peft_alone(fit):
+    with plain_attention(fit.model):
         sample, logits = _sample(fit)
         adapter.remove(fit.model)
         return reload_check(
@@ -101,11 +99,6 @@ def _save_adapter(session: Session, fit: Fit, result: Score | None) -> ReloadRep
             sample_ids=sample,
             expected_logits=logits,
         )
-
-
-def _peft_alone(fit: Fit) -> AbstractContextManager[None]:
-    """Without bitsandbytes, which peft imports, and PyTorch's compiler with it: for bases in 4 bits alone."""
-    return nullcontext() if fit.config.adapter.kind == "qlora" else not_there("bitsandbytes")
 
 
 def _save_model(session: Session, fit: Fit, result: Score | None) -> ReloadReport:

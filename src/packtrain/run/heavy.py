@@ -14,14 +14,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-#: Whether this process runs a command of packtrain's, and no program of somebody else's that uses PyTorch.
-_ours = False
-
-
-def own_process() -> None:
-    """Said at the beginning of a program of packtrain's: nobody else here minds what is left out."""
-    global _ours  # noqa: PLW0603  (a fact about the process, said once)
-    _ours = True
+from packtrain.own import is_own_process
 
 
 @contextmanager
@@ -36,7 +29,7 @@ def heavy_imports(*, compiling: bool = False) -> Iterator[None]:
         return
     gc.disable()
     try:
-        with _lean_imports() if _ours and not compiling else nullcontext():
+        with _lean_imports() if is_own_process() and not compiling else nullcontext():
             yield
     finally:
         gc.freeze()
@@ -52,17 +45,3 @@ def _lean_imports() -> Iterator[None]:
 
     with lean_imports():
         yield
-
-
-@contextmanager
-def not_there(package: str) -> Iterator[None]:
-    """Around what imports ``package`` wherever it is installed, in a process of ours without use for it."""
-    if not _ours or package in sys.modules:
-        yield
-        return
-    # How Python is told that it is not there.
-    sys.modules[package] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[package]
