@@ -15,7 +15,12 @@ from whole_run import ROOT, Job, make_job
 
 #: What a training of one process, without torch.compile, has no use for.
 LEFT_OUT = ("torch._dynamo.utils", "torch._inductor", "torch.distributed.tensor", "sympy")
-BEGIN = "import json, sys\nfrom packtrain.own import own_process\nfrom packtrain.run import heavy\nown_process()\n"
+BEGIN = """
+import json, sys
+from packtrain.own import own_process
+from packtrain.run import heavy
+own_process()
+"""
 IMPORT = "with heavy.heavy_imports():\n    import packtrain.run.training\n"
 
 
