@@ -17,7 +17,7 @@ FILES = sorted(SRC.glob("packtrain/**/*.py"))
 
 #: From the design: a subject imports from its own rank and from those before it, never from a later one.
 ORDER = (
-    {"errors", "ending"},
+    {"errors", "ending", "own"},
     {"config", "rundir", "storage", "hub", "runfile"},
     {"data", "model"},
     {"evaluate", "artifacts"},

@@ -59,3 +59,31 @@ def test_matrices_decay_and_norms_and_biases_do_not() -> None:
 def test_a_group_without_a_parameter_is_left_out() -> None:
     optimizer = make_optimizer([nn.Parameter(torch.ones(2, 3))], TrainConfig())
     assert len(optimizer.param_groups) == 1
+
+
+def test_it_takes_the_steps_of_torchs_own_to_the_bit() -> None:
+    def trained(*, own: bool) -> tuple[nn.Parameter, torch.optim.Optimizer]:
+        generator = torch.Generator().manual_seed(3)
+        weight = nn.Parameter(torch.randn(7, 5, generator=generator))
+        if own:
+            optimizer: torch.optim.Optimizer = make_optimizer([weight], TrainConfig(learning_rate=0.01))
+        else:
+            settings = TrainConfig()
+            optimizer = torch.optim.AdamW(
+                [weight],
+                lr=0.01,
+                betas=(settings.beta1, settings.beta2),
+                weight_decay=settings.weight_decay,
+                fused=True,
+            )
+        for _ in range(5):
+            weight.grad = torch.randn(7, 5, generator=generator)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            assert weight.grad is None
+        return weight, optimizer
+
+    (ours, optimizer), (theirs, torchs) = trained(own=True), trained(own=False)
+    assert torch.equal(ours, theirs) and ours.requires_grad
+    for name, value in torchs.state[theirs].items():
+        assert torch.equal(optimizer.state[ours][name], value)

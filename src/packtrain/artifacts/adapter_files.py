@@ -17,6 +17,7 @@ from packtrain.artifacts.card import CardFacts, render
 from packtrain.artifacts.replace import replaced
 from packtrain.artifacts.tokenizer_files import tokenizer_files
 from packtrain.artifacts.training_args import TrainingFacts, training_args
+from packtrain.own import not_there
 
 if TYPE_CHECKING:
     import torch
@@ -35,7 +36,8 @@ def adapter_config(lora: Mapping[str, Any], *, base: str, revision: str | None) 
     ``lora``: arguments of ``peft.LoraConfig``. ``base`` is what ``from_pretrained`` of transformers
     takes: a hub id or a folder. A folder has no revision that transformers could look up.
     """
-    from peft import LoraConfig
+    with not_there("bitsandbytes"):
+        from peft import LoraConfig
 
     pinned = None if Path(base).is_absolute() else revision
     config = LoraConfig(**lora, base_model_name_or_path=base, revision=pinned, inference_mode=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from packtrain.errors import StorageError
 from packtrain.model.quiet import quiet_transformers
+from packtrain.own import not_there
 
 # Where it is installed, peft imports it, and it says that a kernel of the hub's, which nothing here uses,
 # is not there.
@@ -20,10 +21,14 @@ def open_with_peft(base: Any, folder: Path) -> Any:
 
     Raises StorageError, in one line, where peft cannot load it.
     """
-    from peft import PeftModel
+    import torch.distributed.tensor  # noqa: F401  (peft looks into it, and leaves importing it to others)
+
+    # With bitsandbytes peft imports PyTorch's compiler, for two seconds; a base in 4 bits has imported both.
+    with not_there("bitsandbytes"):
+        from peft import PeftModel
 
     try:
-        with quiet_transformers(), warnings.catch_warnings():
+        with quiet_transformers(), not_there("bitsandbytes"), warnings.catch_warnings():
             # peft and transformers warn each other's users of what the two rename.
             warnings.simplefilter("ignore", FutureWarning)
             model = PeftModel.from_pretrained(base, str(folder))

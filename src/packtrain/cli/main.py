@@ -22,6 +22,7 @@ from packtrain import __version__
 from packtrain.cli.outcome import INTERRUPTED, fail
 from packtrain.ending import end_process
 from packtrain.errors import PreemptedError
+from packtrain.own import own_process
 
 #: Verb -> its line in ``packtrain --help``. The function of that name (``-`` is ``_``) is in
 #: ``packtrain.cli.<verb>``; of two words, the first is a group of verbs and the module.
@@ -63,6 +64,7 @@ GROUPS: dict[str, str] = {
 
 def entry() -> None:
     """The process: :func:`main` on its command line, and its end."""
+    own_process()
     code, ending, here = INTERRUPTED, False, sys._getframe()
 
     def interrupt(_number: int, frame: FrameType | None) -> None:

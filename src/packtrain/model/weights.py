@@ -6,6 +6,7 @@ that looks both ways would be trained as if it did not.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,10 +69,12 @@ def load_model(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    from packtrain.model.frame import Frame
+
     check_folder(base.folder, base.source, weights=True)
     if packed:
         from packtrain.model import nf4
-    with quiet_transformers():
+    with quiet_transformers(), nullcontext() if packed else Frame():
         model_config = checked_config(base, config)
         try:
             model, loading = AutoModelForCausalLM.from_pretrained(

@@ -22,7 +22,7 @@ from packtrain.model.trainable import Trainable
 from packtrain.model.weights import BaseFiles, load_model
 
 #: Tokens of a sample's document before its first supervised one, and from that one on.
-SAMPLE_BEFORE, SAMPLE_AFTER = 12, 4
+SAMPLE_BEFORE, SAMPLE_AFTER = 4, 4
 
 Spread = tuple[PreTrainedModel, Trainable, CausalLoss]
 

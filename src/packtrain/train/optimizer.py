@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -15,9 +16,18 @@ from packtrain.config import TrainConfig
 RATE = "packtrain_rate"
 
 
+class AdamW(torch.optim.AdamW):
+    """PyTorch's, as its code stands there: what goes around its methods is for an optimizer that is compiled,
+    and imports the compiler, which takes as long as the first step of a small model."""
+
+    add_param_group = inspect.unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = inspect.unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(inspect.unwrap(torch.optim.AdamW.step))
+
+
 def make_optimizer(
     parameters: Iterable[nn.Parameter], config: TrainConfig, rates: Sequence[float] | None = None
-) -> torch.optim.AdamW:
+) -> AdamW:
     """AdamW with decoupled weight decay (https://arxiv.org/abs/1711.05101), in one fused kernel.
 
     The decay is for matrices alone: norms and biases, which have one dimension, are left to go where
@@ -32,9 +42,7 @@ def make_optimizer(
     groups: list[dict[str, Any]] = [
         {"params": group, "weight_decay": decay, RATE: rate} for (decay, rate), group in found.items()
     ]
-    optimizer = torch.optim.AdamW(
-        groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True
-    )
+    optimizer = AdamW(groups, lr=config.learning_rate, betas=(config.beta1, config.beta2), fused=True)
     set_rate(optimizer, config.learning_rate)
     return optimizer
 
