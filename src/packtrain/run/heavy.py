@@ -14,10 +14,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def heavy_imports() -> Iterator[None]:
+def heavy_imports(*, frozen: bool = True) -> Iterator[None]:
     """Around the imports: nothing is collected, and afterwards what is there is left out of collections.
 
-    A process that has transformers already is left as it is.
+    A process that has transformers already is left as it is. ``frozen``: False where what is there is not
+    ours, and may become garbage.
     """
     if "transformers" in sys.modules or not gc.isenabled():
         yield
@@ -26,5 +27,6 @@ def heavy_imports() -> Iterator[None]:
     try:
         yield
     finally:
-        gc.freeze()
+        if frozen:
+            gc.freeze()
         gc.enable()

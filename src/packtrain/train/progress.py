@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, a plain line every few seconds elsewhere.
+"""What a person sees of a run: a bar on a terminal or in a notebook, a plain line every few seconds elsewhere.
 
 A progress gets the same events as the file, and decides nothing.
 """
@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
 PLAIN_SECONDS = 5.0
+
+
+def in_notebook() -> bool:
+    """Whether this is a cell of a notebook, without importing IPython to ask."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
 
 
 def peak_memory() -> int:
@@ -217,7 +223,14 @@ class Silent(Progress):
 
 
 def make_progress(stream: IO[str] | None = None) -> Progress:
-    """A bar where ``stream`` (default: standard error) is a terminal that can, plain lines elsewhere."""
+    """A bar where ``stream`` (default: standard error) is a terminal that can, plain lines elsewhere.
+
+    In a notebook, without ``stream``: a bar below its cell.
+    """
+    if stream is None and in_notebook():
+        from packtrain.train.notebook import NotebookProgress
+
+        return NotebookProgress()
     stream = stream or sys.stderr
     can = stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
     return TerminalProgress(stream) if can else PlainProgress(stream)

@@ -1,0 +1,69 @@
+"""A run in somebody else's process: what it changes there is put back, and one goes on at a time."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from packtrain.errors import ConflictError, PacktrainError
+from packtrain.run.outcome import of_the_machine
+
+_turn = threading.Lock()
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """An error shows its hint, and what a machine causes (a full disk, no memory) is one of ours."""
+    try:
+        yield
+    except PacktrainError as error:
+        if error.hint:
+            error.add_note(f"hint: {error.hint}")
+        raise
+    except Exception as error:
+        known = of_the_machine(error)
+        if known is None:
+            raise
+        if known.hint:
+            known.add_note(f"hint: {known.hint}")
+        raise known from error
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Entered by one thread at a time: a run's lock tells processes apart, and torch's threads are shared.
+
+    Errors: :class:`ConflictError` while another thread is inside.
+    """
+    if not _turn.acquire(blocking=False):
+        raise ConflictError(
+            "packtrain plans or trains in this process already, in another thread",
+            hint="wait for its end, or use a process of its own",
+        )
+    try:
+        yield
+    finally:
+        _turn.release()
+
+
+@contextmanager
+def put_back() -> Iterator[None]:
+    """Threads of torch and the way of the C library with freed memory are afterwards as they were."""
+    from packtrain.run.heavy import heavy_imports
+
+    with heavy_imports(frozen=False):
+        import torch
+
+        from packtrain.model.freed import give_back_freed_memory
+
+    threads = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        give_back_freed_memory()
