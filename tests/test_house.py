@@ -140,7 +140,7 @@ def loaded_by(code: str, *arguments: str) -> set[str]:
 
 
 def test_importing_packtrain_imports_nothing() -> None:
-    plain = loaded_by("import importlib, inspect, types, typing")
+    plain = loaded_by("import __future__, importlib, inspect, types, typing")
     assert loaded_by("import packtrain") - plain == {"packtrain"}
 
 

@@ -15,15 +15,11 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import sys
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from packtrain.api import Adapter, PacktrainError, Plan, RunConfig, Trained, load, plan, train
-else:
-    import packtrain.plan
-    import packtrain.train
 
 __version__ = "0.1.0"
 __all__ = [
@@ -58,7 +54,7 @@ class _Room(ModuleType):
 
 
 for _name in ("packtrain.plan", "packtrain.train"):
-    sys.modules[_name].__class__ = _Room
+    importlib.import_module(_name).__class__ = _Room
 
 
 def __getattr__(name: str) -> Any:

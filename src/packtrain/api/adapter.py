@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from packtrain.api.guest import sentences
+from packtrain.api.guest import put_back, sentences
 from packtrain.config import RunConfig
 from packtrain.errors import ConfigError, DataError, StorageError
 
@@ -28,7 +28,7 @@ Messages: TypeAlias = "str | Sequence[Mapping[str, Any]]"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Adapter:
-    """An adapter on its base, or a whole model; :meth:`load` opens one. Nothing of it is changed by answers."""
+    """An adapter on its base, or a whole model; :meth:`load` opens one, and answers change nothing of it."""
 
     model: Any
     """peft's ``PeftModel``; of a full fine-tuning, transformers' model."""
@@ -52,11 +52,11 @@ class Adapter:
     ) -> Adapter:
         """Open what a run has made, on the first GPU in bfloat16 or on the CPU in float32.
 
-        ``adapter``: what :func:`packtrain.train` returned, a checked run, the folder of a run or of an adapter,
-        a run file, or ``gs://BUCKET/PREFIX``. ``base``: take the base from here, a hub id, a folder or
-        ``pypi:PACKAGE``. Errors: :class:`~packtrain.errors.ConfigError` for what is no adapter, or without its
-        base; :class:`~packtrain.errors.StorageError` for files that differ from the receipt, unless ``verify``
-        is False; those of buckets and hubs.
+        ``adapter``: what :func:`packtrain.train` returned, a checked run, the folder of a run or of an
+        adapter, a run file, or ``gs://BUCKET/PREFIX``. ``base``: take the base from here, a hub id, a folder
+        or ``pypi:PACKAGE``. Errors: :class:`~packtrain.errors.ConfigError` for what is no adapter, or without
+        its base; :class:`~packtrain.errors.StorageError` for files that differ from the receipt, unless
+        ``verify`` is False; those of buckets and hubs.
         """
         from packtrain.run.heavy import heavy_imports
 
@@ -68,14 +68,15 @@ class Adapter:
         shown = make_progress() if progress else Silent()
         fetched = tempfile.mkdtemp(prefix="packtrain-adapter-")
         try:
-            shown.stage("looking for the adapter")
-            located = locate(_named(adapter), Path(fetched) / "adapter")
-            if verify and located.warnings:
-                raise StorageError(
-                    located.warnings[0], hint="fetch it again, or verify=False takes it as it is"
-                )
-            shown.stage(f"loading {located.base or located.folder}")
-            model, tokenizer, disabled = load(located, base, on_progress=shown.stage)
+            with put_back():
+                shown.stage("looking for the adapter")
+                located = locate(_named(adapter), Path(fetched) / "adapter")
+                if verify and located.warnings:
+                    raise StorageError(
+                        located.warnings[0], hint="fetch it again, or verify=False takes it as it is"
+                    )
+                shown.stage(f"loading {located.base or located.folder}")
+                model, tokenizer, disabled = load(located, base, on_progress=shown.stage)
             made = cls(model, tokenizer, located.folder, located.receipt, disabled)
         except BaseException:
             shutil.rmtree(fetched, ignore_errors=True)
@@ -171,6 +172,8 @@ class Adapter:
     def _tokens(self, messages: Messages) -> list[int]:
         from packtrain.evaluate.generate import prompt_ids
 
+        if not isinstance(messages, str):
+            _check(messages)
         try:
             found = prompt_ids(self.tokenizer, messages)
         except ValueError as error:
@@ -178,6 +181,21 @@ class Adapter:
         if not found:
             raise DataError("there is nothing to answer: the prompt is empty")
         return found
+
+
+def _check(messages: Any) -> None:
+    """A template makes something of anything. Errors: :class:`DataError`."""
+    turns = messages if isinstance(messages, list | tuple) else ()
+    if not turns:
+        raise DataError("messages are a text, or a list of turns that is not empty")
+    for number, turn in enumerate(turns):
+        keys = turn if isinstance(turn, Mapping) else {}
+        said = isinstance(keys.get("content"), str) or "tool_calls" in keys
+        if not isinstance(keys.get("role"), str) or not said:
+            raise DataError(
+                f"messages[{number}]: a turn has a role and a content, both of them texts",
+                hint='such as {"role": "user", "content": "What?"}',
+            )
 
 
 def _named(adapter: Trained | RunConfig | str | os.PathLike[str]) -> str:

@@ -19,16 +19,20 @@ def sentences() -> Iterator[None]:
     try:
         yield
     except PacktrainError as error:
-        if error.hint:
-            error.add_note(f"hint: {error.hint}")
+        _show_hint(error)
         raise
     except Exception as error:
         known = of_the_machine(error)
         if known is None:
             raise
-        if known.hint:
-            known.add_note(f"hint: {known.hint}")
+        _show_hint(known)
         raise known from error
+
+
+def _show_hint(error: PacktrainError) -> None:
+    note = f"hint: {error.hint}"
+    if error.hint and note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
 
 
 @contextmanager
@@ -50,7 +54,9 @@ def alone() -> Iterator[None]:
 
 @contextmanager
 def put_back() -> Iterator[None]:
-    """Threads of torch and the way of the C library with freed memory are afterwards as they were."""
+    """What work of ours changes for the whole process is afterwards as it was: torch's number of threads and
+    random numbers, and the C library's way with freed memory.
+    """
     from packtrain.run.heavy import heavy_imports
 
     with heavy_imports(frozen=False):
@@ -59,8 +65,11 @@ def put_back() -> Iterator[None]:
         from packtrain.model.freed import give_back_freed_memory
 
     threads = torch.get_num_threads()
+    # Layers are made with random weights before they are read; which numbers those are matters to nobody.
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     try:
-        yield
+        with torch.random.fork_rng(devices):
+            yield
     finally:
         torch.set_num_threads(threads)
         gc.collect()

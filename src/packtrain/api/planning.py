@@ -1,4 +1,4 @@
-"""``packtrain.plan(run)``: memory, time and cost before a dollar is spent, as ``packtrain plan`` says them."""
+"""``packtrain.plan(run)``: memory, time and cost before a dollar is spent, as ``packtrain plan`` has them."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from packtrain.api.guest import sentences
 from packtrain.config import RunConfig
 from packtrain.runfile import RunFile, from_data
 from packtrain.runfile import load as load_file
@@ -18,6 +19,7 @@ Overrides: TypeAlias = "Mapping[str, Any] | Iterable[str]"
 """``{"train.epochs": 2}``, or what follows ``-s``: ``["train.epochs=2"]``."""
 
 
+@sentences()
 def load(run: Run, overrides: Overrides = ()) -> RunConfig:
     """The checked settings of a run, with ``overrides`` applied and all local paths absolute.
 

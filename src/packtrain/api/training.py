@@ -124,9 +124,12 @@ def train(
 
 
 def _trained(outcome: Outcome, answers: list[Answer]) -> Trained:
+    from packtrain.artifacts.receipt import Receipt
+
     if outcome.already:
         answers = _answers_before(outcome.run_dir)
-    return Trained(outcome.run_dir, outcome.receipt, outcome.published, outcome.already, tuple(answers))
+    receipt = Receipt.from_json(outcome.receipt.to_json())  # as everybody else reads it
+    return Trained(outcome.run_dir, receipt, outcome.published, outcome.already, tuple(answers))
 
 
 def _answers_before(run_dir: Path) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal or in a notebook, a plain line every few seconds elsewhere.
+"""What a person sees of a run: a bar on a terminal or in a notebook, plain lines elsewhere.
 
 A progress gets the same events as the file, and decides nothing.
 """
