@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 from packtrain.api.guest import alone, put_back, sentences
 from packtrain.api.page import table
 from packtrain.api.reading import Overrides, Run, read, texts
+from packtrain.artifacts.receipt import Receipt
 from packtrain.errors import UsageError
+from packtrain.evaluate.answers import Answer
 from packtrain.rundir import RunDir, stream
+from packtrain.runfile import RunFile
 
 if TYPE_CHECKING:
     from packtrain.api.adapter import Adapter
-    from packtrain.artifacts.receipt import Receipt
-    from packtrain.evaluate.answers import Answer
-    from packtrain.run.session import Outcome
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,12 +84,14 @@ def train(
     *,
     run_dir: str | os.PathLike[str] | None = None,
     new: bool = False,
+    processes: int | None = None,
     progress: bool = True,
 ) -> Trained:
     """Fine-tune as ``run`` says, check the adapter, publish it; the same call goes on after any interruption.
 
     ``run``, ``overrides``: as of :func:`packtrain.load`. ``run_dir``: the run's folder, by default
-    ``runs/NAME``. ``new``: start another run under this name; the old one is moved aside.
+    ``runs/NAME``. ``new``: start another run under this name; the old one is moved aside. ``processes``: on
+    this machine, by default one a GPU; a single one is this process, several are started beside it.
 
     Ctrl-C, or a notebook's interrupt, and SIGTERM end the step, save and raise
     :class:`~packtrain.errors.PreemptedError` (in the main thread; elsewhere signals are not heard); a
@@ -97,63 +100,79 @@ def train(
     """
     run_file = read(run, texts(overrides))
     folder = Path("runs") / run_file.config.name if run_dir is None else Path(run_dir).expanduser()
-    _check_alone()
+    ranks = _ranks(processes)
+    with alone():
+        if ranks > 1:
+            return _train_beside(run_file, folder, ranks, new=new, progress=progress)
+        with put_back():
+            return _train_here(run_file, folder, new=new, progress=progress)
+
+
+def _train_here(run_file: RunFile, folder: Path, *, new: bool, progress: bool) -> Trained:
+    from packtrain.train.preemption import StopRequest
+
     answers: list[Answer] = []
-    with alone(), put_back():
-        from packtrain.train.preemption import StopRequest
+    # Entered before the imports that take time: a stop during them is one like any other.
+    with StopRequest(guest=True) as stop:
+        with stop.deferred():
+            from packtrain.run.heavy import heavy_imports
 
-        # Entered before the imports that take time: a stop during them is one like any other.
-        with StopRequest(guest=True) as stop:
-            with stop.deferred():
-                from packtrain.run.heavy import heavy_imports
+            with heavy_imports(frozen=False):
+                from packtrain.run.session import run as run_session
+                from packtrain.train.progress import Silent, make_progress
 
-                with heavy_imports(frozen=False):
-                    from packtrain.run.session import run as run_session
-                    from packtrain.train.progress import Silent, make_progress
-
-            outcome = run_session(
-                run_file,
-                folder,
-                new=new,
-                stop=stop,
-                progress=make_progress() if progress else Silent(),
-                on_answers=answers.extend,
-            )
-    assert outcome is not None
-    return _trained(outcome, answers)
-
-
-def _trained(outcome: Outcome, answers: list[Answer]) -> Trained:
-    from packtrain.artifacts.receipt import Receipt
-
+        outcome = run_session(
+            run_file,
+            folder,
+            new=new,
+            stop=stop,
+            progress=make_progress() if progress else Silent(),
+            on_answers=answers.extend,
+        )
+    assert outcome is not None  # there is one process
     if outcome.already:
         answers = _answers_before(outcome.run_dir)
-    receipt = Receipt.from_json(outcome.receipt.to_json())  # as everybody else reads it
+    # As everybody else reads it.
+    receipt = Receipt.from_json(outcome.receipt.to_json())
     return Trained(outcome.run_dir, receipt, outcome.published, outcome.already, tuple(answers))
 
 
-def _answers_before(run_dir: Path) -> list[Answer]:
-    from packtrain.evaluate.answers import Answer
+def _train_beside(run_file: RunFile, folder: Path, ranks: int, *, new: bool, progress: bool) -> Trained:
+    from packtrain.api.processes import train_beside
+    from packtrain.train.progress import Silent, make_progress
 
+    shown = make_progress() if progress else Silent()
+    try:
+        said = train_beside(run_file, folder, processes=ranks, new=new, progress=shown)
+    finally:
+        shown.close()
+    receipt = Receipt.from_json(json.dumps(said["receipt"]).encode())
+    answers = tuple(map(_answer, said["answers"])) or tuple(_answers_before(folder))
+    return Trained(folder, receipt, said["published"], said["already_finished"], answers)
+
+
+def _answers_before(run_dir: Path) -> list[Answer]:
+    """As the run's events have them."""
     told: list[dict[str, Any]] = []
     for event in stream(RunDir(run_dir).events_file):
         if event.kind == "answers":
             told = event.fields["answers"]
-    return [Answer(each["prompt"], each["base"], each["adapter"], tuple(each["expect"])) for each in told]
+    return [_answer(each) for each in told]
 
 
-def _check_alone() -> None:
-    """Errors: :class:`UsageError` where a run is several processes, of which this would be one."""
+def _answer(told: Mapping[str, Any]) -> Answer:
+    return Answer(told["prompt"], told["base"], told["adapter"], tuple(told["expect"]))
+
+
+def _ranks(processes: int | None) -> int:
+    """How many processes. Errors: :class:`UsageError` where this is one of several already."""
     from packtrain.run.launch import Nodes, visible_gpus
 
     if "RANK" in os.environ or Nodes.from_environment(os.environ).count > 1:
         raise UsageError(
-            "packtrain.train is one process, and this is one of several",
+            "packtrain.train starts the processes of a run, and this is one of several already",
             hint="packtrain train RUN is what torchrun, or a pod, starts in each",
         )
-    if visible_gpus() > 1:
-        raise UsageError(
-            f"packtrain.train is one process, and this machine has {visible_gpus()} GPUs",
-            hint="packtrain train RUN uses them all; CUDA_VISIBLE_DEVICES=0, set before Python starts, "
-            "leaves one",
-        )
+    if processes is not None and processes < 1:
+        raise UsageError(f"processes is {processes}; a run has one or more")
+    return processes or max(1, visible_gpus())
