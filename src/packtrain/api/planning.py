@@ -60,6 +60,7 @@ class Plan:
         """What would make it fit, the least change first; each has a ``sentence`` and ``overrides``."""
         return self.answer.suggestions
 
+    @sentences()
     def check(self) -> Plan:
         """Itself. Errors: :class:`~packtrain.errors.GateError` where it does not fit."""
         from packtrain.plan.ask import check_fits
