@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import importlib
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -63,6 +65,11 @@ def put_back() -> Iterator[None]:
         import torch
 
         from packtrain.model.freed import give_back_freed_memory
+
+        with warnings.catch_warnings():
+            # Libraries import it for bars that are not shown; in a notebook it asks for widgets then.
+            warnings.filterwarnings("ignore", message="IProgress not found")
+            importlib.import_module("tqdm.auto")
 
     threads = torch.get_num_threads()
     # Layers are made with random weights before they are read; which numbers those are matters to nobody.
