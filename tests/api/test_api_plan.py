@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 from small_machine import SMALL
-from whole_run import Job, packtrain as verb
+from whole_run import Job
+from whole_run import packtrain as verb
 
 import packtrain
 from packtrain.errors import ConfigError, ConflictError, GateError

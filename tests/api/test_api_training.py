@@ -8,7 +8,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from whole_run import Job, facts, make_job, write_rows
 
 import packtrain
 from packtrain.api import guest
-from packtrain.errors import ConfigError, ConflictError, PreemptedError, UsageError
+from packtrain.errors import ConfigError, ConflictError, GateError, PreemptedError, UsageError
 from packtrain.rundir import Event, RunDir
 from packtrain.train.preemption import STOPS
 from packtrain.train.progress import Silent
+
+#: No adapter is as good as that.
+GATE = {"evaluate.fail_if.loss_above": 0.01}
 
 
 class Doing(Silent):
@@ -103,11 +106,59 @@ def test_threads_are_put_back_after_a_failure(job: Job) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(packtrain.PacktrainError):
-            packtrain.train(job.run_file, {"train.learning_rate": 1e30}, run_dir=job.run_dir.path)
+        with pytest.raises(GateError, match="the validation loss .* is above"):
+            packtrain.train(job.run_file, GATE, run_dir=job.run_dir.path, progress=False)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def used_torch() -> Iterator[None]:
+    """A process in which somebody else has worked."""
+    torch.set_grad_enabled(False)
+    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_device("meta")
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_grad_enabled(True)
+    torch.set_default_dtype(torch.float32)
+    torch.set_default_device(None)
+    torch.set_float32_matmul_precision("highest")
+
+
+def test_what_somebody_else_has_set_changes_nothing(
+    job: Job, request: pytest.FixtureRequest, base: Path
+) -> None:
+    expected = weights(packtrain.train(job.run_file, run_dir=job.folder / "new", progress=False))
+    request.getfixturevalue("used_torch")
+    trained = packtrain.train(job.run_file, run_dir=job.folder / "used", progress=False)
+    assert weights(trained) == expected
+    assert not torch.is_grad_enabled()
+    assert (torch.get_default_dtype(), torch.get_default_device().type) == (torch.bfloat16, "meta")
+    assert torch.get_float32_matmul_precision() == "medium"
+    with torch.inference_mode():
+        packtrain.train(job.run_file, {"train.max_steps": 1}, run_dir=job.folder / "more", progress=False)
+        assert torch.is_inference_mode_enabled()
+
+
+def models() -> list[object]:
+    gc.collect()
+    return [each for each in gc.get_objects() if type(each).__name__ == "LlamaForCausalLM"]
+
+
+def test_no_model_stays(job: Job, at_step: Callable[[int, Callable[[], None]], None]) -> None:
+    """Neither of a run that ended well, nor with the error that a notebook keeps."""
+    before = len(models())
+    trained = packtrain.train(job.run_file, run_dir=job.folder / "well", progress=False)
+    assert trained.folder is not None and len(models()) == before
+    at_step(3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(PreemptedError) as stopped:
+        packtrain.train(job.run_file, run_dir=job.folder / "stopped")
+    with pytest.raises(GateError) as failed:
+        packtrain.train(job.run_file, GATE, run_dir=job.folder / "failed", progress=False)
+    assert stopped.value.__traceback__ and failed.value.__traceback__
+    assert len(models()) == before
 
 
 def test_in_a_thread(job: Job) -> None:

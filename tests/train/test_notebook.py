@@ -52,7 +52,9 @@ def test_a_run_has_one_output_that_ends_with_what_came_of_it() -> None:
         progress.event(step(number))
         if number == 2:
             bar = cell.last[0].splitlines()[-1]
-            assert re.match(r"training 2/4  loss 1\.2500  12,346 tokens/s  lr 2\.00e-04  .*GB  left 0 s$", bar)
+            assert re.match(
+                r"training 2/4  loss 1\.2500  12,346 tokens/s  lr 2\.00e-04  .*GB  left 0 s$", bar
+            )
             assert 'value="2" max="4"' in cell.last[1]
         progress.event(event("checkpoint", number, seconds=0.25))
     progress.stage("writing the adapter")
@@ -95,7 +97,7 @@ def test_lines_are_few_and_warnings_stay() -> None:
 
 def test_a_notebook_is_known_by_its_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     def ipython(shell: Any) -> None:
-        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))  # type: ignore[arg-type]
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
 
     monkeypatch.delitem(sys.modules, "IPython", raising=False)
     assert not in_notebook()

@@ -126,10 +126,11 @@ class Adapter:
 
             generator = torch.Generator().manual_seed(seed)
         ids, stop = self._tokens(messages), stop_ids(self.model, self.tokenizer)
+        answering = self._base if base else nullcontext
 
-        def said() -> Iterator[str]:
-            with self._base() if base else nullcontext() as other:
-                tokens = stream(
+        def tokens() -> Iterator[int]:
+            with answering() as other:
+                left = stream(
                     self.model if other is None else other,
                     ids,
                     stop=stop,
@@ -137,9 +138,15 @@ class Adapter:
                     temperature=temperature,
                     generator=generator,
                 )
-                yield from pieces(self.tokenizer, tokens)
+            while True:
+                # A token at a time: between two of them the adapter may be asked something else.
+                with answering():
+                    token = next(left, None)
+                if token is None:
+                    return
+                yield token
 
-        return said()
+        return pieces(self.tokenizer, tokens())
 
     @sentences()
     def generate(

@@ -7,7 +7,7 @@ import importlib
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from packtrain.errors import ConflictError, PacktrainError
 from packtrain.run.outcome import of_the_machine
@@ -54,32 +54,66 @@ def alone() -> Iterator[None]:
         _turn.release()
 
 
-@contextmanager
-def put_back() -> Iterator[None]:
-    """What work of ours changes for the whole process is afterwards as it was: torch's number of threads and
-    random numbers, and the C library's way with freed memory.
+class put_back:
+    """Work of ours finds torch as in a new process, and leaves it, and the process's memory, as it was.
+
+    A notebook's user may have switched gradients off, or another precision on, hours ago. A notebook also
+    keeps the last error, and with its frames the model, so that the next run had no room: no error of ours
+    has frames of ours afterwards, but a bug has, for whoever looks for it.
     """
-    from packtrain.run.heavy import heavy_imports
 
-    with heavy_imports(frozen=False):
-        import torch
+    def __enter__(self) -> None:
+        from packtrain.run.heavy import heavy_imports
 
-        from packtrain.model.freed import give_back_freed_memory
+        with heavy_imports(frozen=False):
+            import torch
 
-        with warnings.catch_warnings():
-            # Libraries import it for bars that are not shown; in a notebook it asks for widgets then.
-            warnings.filterwarnings("ignore", message="IProgress not found")
-            importlib.import_module("tqdm.auto")
+            with warnings.catch_warnings():
+                # Libraries import it for bars that are not shown; in a notebook it asks for widgets then.
+                warnings.filterwarnings("ignore", message="IProgress not found")
+                importlib.import_module("tqdm.auto")
 
-    threads = torch.get_num_threads()
-    # Layers are made with random weights before they are read; which numbers those are matters to nobody.
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        torch.set_num_threads(threads)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        give_back_freed_memory()
+        with ExitStack() as stack:
+            stack.callback(_free_memory)
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+            torch.set_default_dtype(torch.float32)
+            stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+            torch.set_float32_matmul_precision("highest")
+            device = torch.get_default_device()
+            if device.type != "cpu":
+                stack.callback(torch.set_default_device, device)
+                torch.set_default_device(None)
+            # Layers are made with random weights before they are read; which ones those are matters to nobody.
+            devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+            stack.enter_context(torch.random.fork_rng(devices))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            self._stack = stack.pop_all()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, PacktrainError | KeyboardInterrupt):
+            _forget(error)
+        self._stack.close()
+
+
+def _forget(error: BaseException) -> None:
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        each = pending.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            each.__traceback__ = None
+            pending += [each.__cause__, each.__context__]
+
+
+def _free_memory() -> None:
+    import torch
+
+    from packtrain.model.freed import give_back_freed_memory
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    give_back_freed_memory()

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from html import escape
 
 from packtrain.rundir import Event
-from packtrain.train.progress import Progress, describe, duration, peak_memory
+from packtrain.train.progress import Progress, describe, duration, peak_of
 
 #: Seconds between two changes; a kernel's messages are not free.
 INTERVAL = 0.2
@@ -93,7 +93,7 @@ class NotebookProgress(Progress):
         data = step.fields
         return (
             f"loss {float(data['loss']):.4f}  {data['tokens_per_second']:,.0f} tokens/s  "
-            f"lr {data['learning_rate']:.2e}  {peak_memory() / 1e9:.2f} GB  left {duration(left)}"
+            f"lr {data['learning_rate']:.2e}  {peak_of(step) / 1e9:.2f} GB  left {duration(left)}"
         )
 
     def _draw(self, *, now: bool = False) -> None:

@@ -39,6 +39,11 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def peak_of(step: Event) -> int:
+    """The same, of the process that did a step: who watches it is another one, perhaps."""
+    return int(step.fields.get("peak_bytes") or peak_memory())
+
+
 def duration(seconds: float) -> str:
     """Such as ``45 s``, ``3 min 05 s`` or ``2 h 10 min``."""
     minutes, rest = divmod(round(seconds), 60)
@@ -133,7 +138,7 @@ class PlainProgress(Progress):
             ends = event.step == self.steps
             if not ends and time.monotonic() - self._shown < self._interval:
                 return
-            line += f"  left {duration(self._left(event.step))}  memory {peak_memory() / 1e9:.2f} GB"
+            line += f"  left {duration(self._left(event.step))}  memory {peak_of(event) / 1e9:.2f} GB"
         self._print(line)
 
     def close(self) -> None: ...
@@ -178,7 +183,7 @@ class TerminalProgress(Progress):
             data = event.fields
             note = (
                 f"loss {float(data['loss']):.4f}  {data['tokens_per_second']:,.0f} tokens/s  "
-                f"lr {data['learning_rate']:.2e}  {peak_memory() / 1e9:.2f} GB"
+                f"lr {data['learning_rate']:.2e}  {peak_of(event) / 1e9:.2f} GB"
             )
             self._bar.update(self._task, completed=event.step, note=note)
             if event.step == self.steps:  # the bar goes; the last step stays to be read
