@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from whole_run import Job, facts, make_job, write_rows
+from whole_run import ROOT, Job, facts, make_job, write_rows
 
 import packtrain
 from packtrain.api import guest
@@ -106,7 +107,7 @@ def test_threads_are_put_back_after_a_failure(job: Job) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        with pytest.raises(GateError, match="the validation loss .* is above"):
+        with pytest.raises(GateError, match=r"the validation loss .* is above"):
             packtrain.train(job.run_file, GATE, run_dir=job.run_dir.path, progress=False)
         assert torch.get_num_threads() == 2
     finally:
@@ -316,3 +317,33 @@ def test_what_was_finished_elsewhere_is_loaded_from_where_it_was_published(
     job.run_dir.adapter.rmdir()
     assert trained.folder is None
     assert trained.load(progress=False).chat("What is fact 1?", max_new_tokens=8) == answer
+
+
+FRESH = """
+import gc, sys, threading, weakref
+import packtrain
+class Knot: pass
+knot = Knot(); knot.itself = knot; gone = weakref.ref(knot)
+trained = packtrain.train(sys.argv[1], run_dir=sys.argv[2], progress=False)
+del knot
+gc.collect()
+print(gone(), gc.get_freeze_count(), gc.isenabled())
+print(trained.load(progress=False).chat("What?", max_new_tokens=2) is not None, gc.get_freeze_count())
+print([each.name for each in threading.enumerate() if not each.daemon])
+"""
+
+
+@pytest.mark.slow
+def test_a_new_process_collects_its_own_garbage_and_ends(job: Job) -> None:
+    """The imports of a run leave what is there out of collections, which is for a process of ours alone."""
+    ended = subprocess.run(
+        [sys.executable, "-c", FRESH, str(job.run_file), str(job.run_dir.path)],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.stdout.splitlines() == ["None 0 True", "True 0", "['MainThread']"], ended.stderr
+    assert ended.stderr == ""
+    assert ended.returncode == 0

@@ -59,16 +59,16 @@ class Adapter:
         ``verify`` is False; those of buckets and hubs.
         """
         from packtrain.run.heavy import heavy_imports
-
-        with heavy_imports(frozen=False):
-            from packtrain.artifacts.locate import locate
-            from packtrain.evaluate.chat import load
         from packtrain.train.progress import Silent, make_progress
 
         shown = make_progress() if progress else Silent()
         fetched = tempfile.mkdtemp(prefix="packtrain-adapter-")
         try:
             with put_back():
+                with heavy_imports():
+                    from packtrain.artifacts.locate import locate
+                    from packtrain.evaluate.chat import load
+
                 shown.stage("looking for the adapter")
                 located = locate(_named(adapter), Path(fetched) / "adapter")
                 if verify and located.warnings:

@@ -65,7 +65,8 @@ class put_back:
     def __enter__(self) -> None:
         from packtrain.run.heavy import heavy_imports
 
-        with heavy_imports(frozen=False):
+        frozen = gc.get_freeze_count()
+        with heavy_imports():
             import torch
 
             with warnings.catch_warnings():
@@ -75,6 +76,8 @@ class put_back:
 
         with ExitStack() as stack:
             stack.callback(_free_memory)
+            if not frozen:  # else it is the caller's own doing
+                stack.callback(gc.unfreeze)
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             stack.callback(torch.set_default_dtype, torch.get_default_dtype())
             torch.set_default_dtype(torch.float32)
@@ -84,7 +87,7 @@ class put_back:
             if device.type != "cpu":
                 stack.callback(torch.set_default_device, device)
                 torch.set_default_device(None)
-            # Layers are made with random weights before they are read; which ones those are matters to nobody.
+            # Layers are made with random weights before they are read; which those are matters to nobody.
             devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
             stack.enter_context(torch.random.fork_rng(devices))
             stack.enter_context(torch.inference_mode(False))

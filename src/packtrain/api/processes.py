@@ -132,7 +132,7 @@ def _ended(code: int, out: Path, err: Path) -> dict[str, Any]:
 
 def main() -> None:
     die_with(int(sys.argv[1]))
-    os.execv(sys.executable, [sys.executable, "-m", "packtrain.cli.main", *sys.argv[2:]])
+    os.execv(sys.executable, [sys.executable, "-m", "packtrain.cli.main", *sys.argv[2:]])  # noqa: S606
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def _train_here(run_file: RunFile, folder: Path, *, new: bool, progress: bool) -
         with stop.deferred():
             from packtrain.run.heavy import heavy_imports
 
-            with heavy_imports(frozen=False):
+            with heavy_imports():
                 from packtrain.run.session import run as run_session
                 from packtrain.train.progress import Silent, make_progress
 

@@ -14,11 +14,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def heavy_imports(*, frozen: bool = True) -> Iterator[None]:
+def heavy_imports() -> Iterator[None]:
     """Around the imports: nothing is collected, and afterwards what is there is left out of collections.
 
-    A process that has transformers already is left as it is. ``frozen``: False where what is there is not
-    ours, and may become garbage.
+    A process that has transformers already is left as it is.
     """
     if "transformers" in sys.modules or not gc.isenabled():
         yield
@@ -27,6 +26,5 @@ def heavy_imports(*, frozen: bool = True) -> Iterator[None]:
     try:
         yield
     finally:
-        if frozen:
-            gc.freeze()
+        gc.freeze()
         gc.enable()
