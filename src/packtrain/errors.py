@@ -6,6 +6,7 @@ The codes follow sysexits.h where one fits. ``retry`` says what a supervisor or 
 
 from __future__ import annotations
 
+import traceback
 from typing import ClassVar, Literal
 
 Retry = Literal["no", "yes", "counted"]
@@ -23,6 +24,10 @@ class PacktrainError(Exception):
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in a notebook: a mistake of the user's has no stack trace there, either."""
+        return [f"{type(self).__name__}: {self}", *([f"hint: {self.hint}"] if self.hint else [])]
 
 
 class UsageError(PacktrainError):
@@ -48,6 +53,9 @@ class UnavailableError(PacktrainError):
 
 class BugError(PacktrainError):
     """packtrain itself is wrong: something that no user's input can cause."""
+
+    def _render_traceback_(self) -> list[str]:
+        return "".join(traceback.format_exception(self)).splitlines()
 
 
 class MemoryExceededError(PacktrainError):

@@ -12,8 +12,8 @@ PIECE = 48 << 20
 TAKES_AND_FREES = f"""
 import ctypes, sys
 from pathlib import Path
-from packtrain.model.freed import keep_freed_memory
-if sys.argv[1] == "keep":
+from packtrain.model.freed import give_back_freed_memory, keep_freed_memory
+if sys.argv[1] != "as it comes":
     assert keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
@@ -24,14 +24,17 @@ before = resident()
 piece = ctypes.c_void_p(libc.malloc({PIECE}))
 ctypes.memset(piece, 1, {PIECE})
 libc.free(piece)
+if sys.argv[1] == "give back":
+    assert resident() - before > {PIECE} * 0.9
+    assert give_back_freed_memory()
 print(resident() - before)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's setting")
-@pytest.mark.parametrize("keep", [True, False])
-def test_a_large_piece_that_was_freed_stays_with_the_process(keep: bool) -> None:
-    command = [sys.executable, "-c", TAKES_AND_FREES, "keep" if keep else "as it comes"]
+@pytest.mark.parametrize("setting", ["keep", "as it comes", "give back"])
+def test_a_large_piece_that_was_freed_stays_with_the_process(setting: str) -> None:
+    command = [sys.executable, "-c", TAKES_AND_FREES, setting]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     left = int(ended.stdout)
-    assert left > PIECE * 0.9 if keep else left < PIECE * 0.1
+    assert left > PIECE * 0.9 if setting == "keep" else left < PIECE * 0.1

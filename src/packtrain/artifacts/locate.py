@@ -116,10 +116,13 @@ def settings_of(adapter: str) -> RunConfig | None:
 
 
 def _of_run_file(path: Path) -> str:
-    """The adapter of a run file's run: in the run's folder here, else where it was published."""
     from packtrain.runfile import load
 
-    config = load(path, data=False).config
+    return of_run(load(path, data=False).config)
+
+
+def of_run(config: RunConfig) -> str:
+    """The adapter of a run: in the run's folder here, else where it was published."""
     run_dir = RunDir(Path("runs") / config.name)
     if run_dir.adapter.is_dir() or config.output.uri is None:
         return str(run_dir.path)

@@ -13,9 +13,22 @@ import ctypes
 #: outside the heap (whose memory cannot be kept).
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _NEVER = 2**31 - 1
+#: What they are in the beginning, by mallopt(3).
+_TRIM_FIRST, _MMAP_FIRST = 128 << 10, 65536
 
 
 def keep_freed_memory() -> bool:
     """For the whole process, from now on; whether its C library can (glibc's can)."""
+    return _mallopt(_MMAP_MAX, 0) and _mallopt(_TRIM_THRESHOLD, _NEVER)
+
+
+def give_back_freed_memory() -> bool:
+    """What was kept goes back to the system, and what is freed from now on; whether the C library can."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    again = _mallopt(_MMAP_MAX, _MMAP_FIRST) and _mallopt(_TRIM_THRESHOLD, _TRIM_FIRST)
+    return again and trim is not None and bool(trim(0) >= 0)
+
+
+def _mallopt(parameter: int, value: int) -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    return mallopt is not None and bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+    return mallopt is not None and bool(mallopt(parameter, value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from packtrain.config import RunConfig
@@ -29,9 +30,19 @@ class Questions:
         return [] if self.scale is None else beside.counts(self.scale)
 
 
-def ask(config: RunConfig, keys: PlanKeys, questions: Questions, say: Callable[[str], None]) -> Answer:
-    """Errors: those of :func:`packtrain.plan.plan.plan_run`."""
-    with companion():
+def ask(
+    config: RunConfig,
+    keys: PlanKeys,
+    questions: Questions,
+    say: Callable[[str], None],
+    *,
+    forking: bool = True,
+) -> Answer:
+    """``forking``: False in a process with threads: a lock that one of them holds stays locked in a child.
+
+    Errors: those of :func:`packtrain.plan.plan.plan_run`.
+    """
+    with companion() if forking else nullcontext():
         return _answered(config, keys, questions, say)
 
 

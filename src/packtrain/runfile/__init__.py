@@ -7,7 +7,8 @@ says what is wrong with it, ``places`` finds the files and folders that it names
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from packtrain.runfile.keys import MAPS, SECTIONS
 from packtrain.runfile.places import find_places, input_path
 from packtrain.runfile.sentences import sentences
 
-__all__ = ["RunFile", "dump", "input_path", "load", "schema"]
+__all__ = ["RunFile", "dump", "from_data", "input_path", "load", "schema"]
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,27 @@ def load(path: Path, overrides: Sequence[str] = (), *, data: bool = True) -> Run
     Raises :class:`~packtrain.errors.ConfigError` with all that is wrong, one sentence a line, and
     :class:`~packtrain.errors.UsageError` for an override that is not ``KEY=VALUE``.
     """
-    document = Document.read(path)
+    return _checked(Document.read(path), overrides, data=data)
+
+
+def from_data(content: Mapping[str, Any], overrides: Sequence[str] = (), *, data: bool = True) -> RunFile:
+    """The same of what a run file would hold; its paths count from the working folder.
+
+    Errors: as of :func:`load`, naming keys alone.
+    """
+    document = Document(Path("run.yaml"), "", copy.deepcopy(dict(content)), {})
+    made = _checked(document, overrides, data=data)
+    return RunFile(made.path, made.config, dump(made.config))
+
+
+def _checked(document: Document, overrides: Sequence[str], *, data: bool) -> RunFile:
     for override in overrides:
         document.override(override)
     try:
         config = RunConfig.model_validate(_without_empty_sections(document.data))
     except ValidationError as error:
         raise ConfigError("\n".join(sentences(error, document))) from None
-    return RunFile(path, find_places(config, document, data=data), document.text)
+    return RunFile(document.path, find_places(config, document, data=data), document.text)
 
 
 def schema() -> dict[str, Any]:

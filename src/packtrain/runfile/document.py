@@ -59,7 +59,7 @@ class Document:
     text: str
     data: dict[str, Any]
     lines: dict[KeyPath, int]
-    """Line of each key and list item, from 1."""
+    """Line of each key and list item, from 1; none of what was never a file."""
     overrides: dict[str, str] = field(default_factory=dict)
     """Dotted key -> the override (``train.epochs=2``) that set it."""
 
@@ -106,7 +106,7 @@ class Document:
         for length in range(len(path), 0, -1):
             if override := self.overrides.get(dotted_key(path[:length])):
                 return f"-s {override}"
-        return f"{self.path}:{self.line(path)}: {dotted_key(path)}"
+        return f"{self.path}:{self.line(path)}: {dotted_key(path)}" if self.lines else dotted_key(path)
 
     def line(self, path: KeyPath) -> int:
         """From 1; of the section for a key that is absent, 1 where that is absent too."""

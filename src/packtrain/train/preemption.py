@@ -46,8 +46,17 @@ class StopNow(BaseException):
 class StopRequest:
     """Installs handlers for :data:`STOPS` while it is entered; the old ones come back."""
 
-    def __init__(self, is_preemption: Callable[[], bool] = lambda: True, *, grace: float = 15.0) -> None:
-        """``is_preemption()``: False where a SIGTERM comes from a launcher because another rank died."""
+    def __init__(
+        self,
+        is_preemption: Callable[[], bool] = lambda: True,
+        *,
+        grace: float = 15.0,
+        guest: bool = False,
+    ) -> None:
+        """``is_preemption()``: False where a SIGTERM comes from a launcher because another rank died.
+        ``guest``: the process is somebody else's (a notebook), and never ended from here.
+        """
+        self._guest = guest
         self.grace = grace
         """Seconds from SIGTERM to SIGKILL."""
         self.on_overdue: Callable[[PreemptedError], None] = lambda error: None
@@ -106,6 +115,8 @@ class StopRequest:
         self._event.set()
         if number == signal.SIGINT:
             self._interrupts += 1
+            if self._interrupts >= IMPATIENT and self._guest:
+                raise KeyboardInterrupt
             if self._interrupts >= IMPATIENT:
                 os._exit(128 + signal.SIGINT)
             if self._interrupts > 2:
@@ -128,7 +139,7 @@ class StopRequest:
     def _seen(self, number: int) -> float | None:
         """In the watching thread: when a request came, and how long it may take."""
         self.requested_at = self.requested_at or time.monotonic()
-        if number != signal.SIGTERM or not self._is_preemption():
+        if self._guest or number != signal.SIGTERM or not self._is_preemption():
             return None
         return min(NOTHING_TO_LOSE, LAST_MOMENT * self.grace)
 

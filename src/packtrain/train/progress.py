@@ -1,4 +1,4 @@
-"""What a person sees of a run: a bar on a terminal, a plain line every few seconds elsewhere.
+"""What a person sees of a run: a bar on a terminal or in a notebook, plain lines elsewhere.
 
 A progress gets the same events as the file, and decides nothing.
 """
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 PLAIN_SECONDS = 5.0
 
 
+def in_notebook() -> bool:
+    """Whether this is a cell of a notebook, without importing IPython to ask."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "kernel", None) is not None
+
+
 def peak_memory() -> int:
     """Bytes: of the GPU where there is one, else of this process, at their highest so far."""
     import torch
@@ -31,6 +37,11 @@ def peak_memory() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def peak_of(step: Event) -> int:
+    """The same, of the process that did a step: who watches it is another one, perhaps."""
+    return int(step.fields.get("peak_bytes") or peak_memory())
 
 
 def duration(seconds: float) -> str:
@@ -127,7 +138,7 @@ class PlainProgress(Progress):
             ends = event.step == self.steps
             if not ends and time.monotonic() - self._shown < self._interval:
                 return
-            line += f"  left {duration(self._left(event.step))}  memory {peak_memory() / 1e9:.2f} GB"
+            line += f"  left {duration(self._left(event.step))}  memory {peak_of(event) / 1e9:.2f} GB"
         self._print(line)
 
     def close(self) -> None: ...
@@ -172,7 +183,7 @@ class TerminalProgress(Progress):
             data = event.fields
             note = (
                 f"loss {float(data['loss']):.4f}  {data['tokens_per_second']:,.0f} tokens/s  "
-                f"lr {data['learning_rate']:.2e}  {peak_memory() / 1e9:.2f} GB"
+                f"lr {data['learning_rate']:.2e}  {peak_of(event) / 1e9:.2f} GB"
             )
             self._bar.update(self._task, completed=event.step, note=note)
             if event.step == self.steps:  # the bar goes; the last step stays to be read
@@ -217,7 +228,14 @@ class Silent(Progress):
 
 
 def make_progress(stream: IO[str] | None = None) -> Progress:
-    """A bar where ``stream`` (default: standard error) is a terminal that can, plain lines elsewhere."""
+    """A bar where ``stream`` (default: standard error) is a terminal that can, plain lines elsewhere.
+
+    In a notebook, without ``stream``: a bar below its cell.
+    """
+    if stream is None and in_notebook():
+        from packtrain.train.notebook import NotebookProgress
+
+        return NotebookProgress()
     stream = stream or sys.stderr
     can = stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
     return TerminalProgress(stream) if can else PlainProgress(stream)
