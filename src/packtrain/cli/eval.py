@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from packtrain.cli.arguments import Adapter, Base
 from packtrain.cli.output import note, print_json
 
 if TYPE_CHECKING:
@@ -15,15 +16,8 @@ if TYPE_CHECKING:
 
 
 def eval(
-    adapter: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of an adapter (or a model), a run's folder, a run file, or gs://BUCKET/PREFIX."
-        ),
-    ],
-    base: Annotated[
-        str | None, typer.Option("--base", help="Take the base from here: a hub id, a folder, pypi:PACKAGE.")
-    ] = None,
+    adapter: Adapter,
+    base: Base = None,
     data: Annotated[
         str | None,
         typer.Option(
