@@ -42,7 +42,7 @@ def test_killed_and_gone_on_with(
         pytest.importorskip("bitsandbytes", reason="needs the extra qlora")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2] / "src"))
     rate = 1e-4 if adapter.get("kind") == "none" else 3e-3
-    sections: dict[str, dict[str, Any]] = {
+    sections: dict[str, Any] = {
         "adapter": adapter,
         "model": model,
         "train": {"epochs": STEPS, "max_steps": STEPS, "learning_rate": rate},
