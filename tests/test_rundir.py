@@ -304,9 +304,34 @@ def _naively(events: list[Event]) -> list[Event]:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_stream_tells_what_the_rule_says(tmp_path: Path, seed: int) -> None:
+    path = tmp_path / "events.jsonl"
+    _write_some(path, seed)
+    with path.open("a") as file:
+        file.write('{"kind": "start", "torn')
+    events = list(rundir.parse_events(path.read_text().splitlines()))
+    assert list(rundir.stream(path)) == history(events) == history(path) == _naively(events)
+    assert list(rundir.stream(tmp_path / "none")) == []
+
+
+def test_who_reads_on_sees_what_takes_something_back(tmp_path: Path) -> None:
+    found = set()
+    for seed in range(10):
+        _write_some(tmp_path / f"{seed}.jsonl", seed)
+        events = list(rundir.parse_events((tmp_path / f"{seed}.jsonl").read_text().splitlines()))
+        for count, event in enumerate(events):
+            before, after = history(events[:count]), history(events[: count + 1])
+            so_far = rundir.SoFar()
+            for told in before:
+                so_far.add(told)
+            assert so_far.takes_back(event) == (after != [*before, event])
+            found.add((event.kind, so_far.takes_back(event)))
+    assert found >= {("start", True), ("start", False), ("eval", True), ("eval", False)}
+    assert not found & {("step", True), ("checkpoint", True)}
+
+
+def _write_some(path: Path, seed: int) -> None:
     draw = random.Random(seed)
     kinds: list[rundir.Kind] = ["step", "step", "eval", "checkpoint", "warning", "start"]
-    path = tmp_path / "events.jsonl"
     with EventWriter(path, 1) as writer:
         for _ in range(60):
             kind = draw.choice(kinds)
@@ -314,8 +339,3 @@ def test_a_stream_tells_what_the_rule_says(tmp_path: Path, seed: int) -> None:
                 {"resumed_from": draw.choice([None, 0, 2, 5])} if kind == "start" else {"message": '"eval"'}
             )
             writer.write(kind, draw.randrange(8), **fields)
-    with path.open("a") as file:
-        file.write('{"kind": "start", "torn')
-    events = list(rundir.parse_events(path.read_text().splitlines()))
-    assert list(rundir.stream(path)) == history(events) == history(path) == _naively(events)
-    assert list(rundir.stream(tmp_path / "none")) == []

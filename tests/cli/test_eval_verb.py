@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import make_tiny_base
-from whole_run import Job, facts, make_job, packtrain, write_rows
+from whole_run import Job, base, facts, make_job, packtrain, write_rows
 
 from packtrain.evaluate.tasks import check_tasks
+
+__all__ = ["base"]
 
 
 @pytest.fixture(scope="module")
@@ -84,8 +87,6 @@ def test_a_table_for_people(done: Job) -> None:
 def test_what_cannot_be_measured(
     done: Job, tmp_path: Path, arguments: list[str], code: int, sentence: str
 ) -> None:
-    import shutil
-
     alone = shutil.copytree(done.run_dir.adapter, tmp_path / "alone")
     ended = packtrain("eval", *(each.format(adapter=alone) for each in arguments))
     assert ended.code == code, ended.err
@@ -98,6 +99,42 @@ def test_a_run_without_validation(done: Job, tmp_path: Path) -> None:
     ended = packtrain("eval", str(job.run_dir.path))
     assert (ended.code, "no rows for validation" in ended.err) == (78, True)
     del done
+
+
+def test_an_adapter_of_qlora_is_measured_as_it_was_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs the extra qlora")
+    job = make_job(tmp_path / "job", make_tiny_base(tmp_path / "base"), adapter={"kind": "qlora"})
+    job.done()
+    run, metrics = str(job.run_dir.path), job.receipt()["metrics"]
+    as_trained = evaluated(run)
+    for side, metric in (("adapter", "loss"), ("base", "base_loss")):
+        assert as_trained[side]["loss"] == pytest.approx(metrics[metric], rel=1e-4)
+    full = evaluated(run, "--base-in-full")
+    assert full["base"]["loss"] != pytest.approx(metrics["base_loss"], rel=1e-4)
+    ended = packtrain("eval", run)
+    assert "the base stands in 4 bits, as the adapter was trained on it" in ended.err
+
+    # Without its receipt nothing says how it was trained.
+    rows = ("--data", str(job.folder / "train.jsonl"), "--limit", "2")
+    alone = shutil.copytree(job.run_dir.adapter, tmp_path / "alone")
+    (alone / "receipt.json").unlink(missing_ok=True)
+    assert evaluated(str(alone), *rows) == evaluated(str(alone), *rows, "--base-in-full")
+    assert evaluated(str(alone), *rows, "--base-in-4-bits") == evaluated(run, *rows)
+
+    monkeypatch.setattr("packtrain.evaluate.chat.find_spec", lambda _: None)
+    ended = packtrain("eval", run)
+    assert ended.code == 0
+    assert "trained on a base in 4 bits, which needs packtrain[qlora]; on the plain base" in ended.err
+    refused = packtrain("eval", run, "--base-in-4-bits")
+    assert (refused.code, "pip install 'packtrain[qlora]'" in refused.err) == (78, True)
+
+
+def test_a_whole_model_has_no_base_in_4_bits(base: Path) -> None:
+    refused = packtrain("eval", str(base), "--data", "x.jsonl", "--base-in-4-bits")
+    assert refused.code == 2
+    assert "a whole model stands on no base in 4 bits" in refused.err
 
 
 def test_tasks_without_lm_eval(monkeypatch: pytest.MonkeyPatch, done: Job) -> None:

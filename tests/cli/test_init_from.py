@@ -358,6 +358,24 @@ def test_what_cannot_be_read_is_one_sentence(text: str, said: str) -> None:
     assert said in refused(text)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("none.yml", "none.yml: is not there"),
+        (".", "is a folder, not a config"),
+        ("empty.yml", ":1: is empty"),
+    ],
+)
+def test_a_file_that_is_none_is_told_of_as_a_config(
+    cli: Callable[..., Any], here: Path, name: str, said: str
+) -> None:
+    (here / "empty.yml").touch()
+    ended = cli("init", "--from", name)
+    assert ended.code == 78
+    assert said in ended.err
+    assert "run file" not in ended.err
+
+
 def test_text_of_the_config_stays_in_its_comment() -> None:
     config, translated = made(AXOLOTL + '"evil\\nname: other": "x\\ntrain: {seed: 7}"\n')
     assert (config.name, config.train.seed) == ("theirs", 42)

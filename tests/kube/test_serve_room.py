@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from launches import config_of
+from plan.models import LLAMA_3_8B
 
 from packtrain.artifacts.vllm_ranks import RANKS
 from packtrain.errors import GateError
@@ -23,33 +24,20 @@ from packtrain.kube.serve_room import (
 )
 from packtrain.plan.machines import GIB, machine, machines, price_per_hour
 
-#: Of the config.json of Meta-Llama-3-8B-Instruct, 70B and SmolLM2-135M.
-LLAMA_8B: dict[str, Any] = {
-    "architectures": ["LlamaForCausalLM"],
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "vocab_size": 128256,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": False,
-    "torch_dtype": "bfloat16",
-}
+#: Of Llama 3 8B and 70B, and of SmolLM2-135M.
 EIGHT = Served(8_030_261_248, 16_060_522_496, 2_621_440, 32, 32, 8, 128, 8192)
 SEVENTY = Served(70_553_706_496, 141_107_412_992, 12_943_360, 80, 64, 8, 128, 8192)
 SMOL = Served(134_515_008, 538_060_032, 305_280, 30, 9, 3, 64, 8192)
 
 
 def test_a_base_is_described_from_its_config_alone() -> None:
-    assert served_of(config_of(), LLAMA_8B) == EIGHT
+    assert served_of(config_of(), LLAMA_3_8B) == EIGHT
     # One layer: q and o 4096+4096, k and v 4096+1024, gate, up and down 4096+14336.
     assert EIGHT.linear_width == 32 * (2 * 8192 + 2 * 5120 + 3 * 18432)
 
 
 def test_a_base_that_is_stored_in_fp32_is_served_in_two_bytes() -> None:
-    wide = served_of(config_of(), LLAMA_8B | {"torch_dtype": "float32"})
+    wide = served_of(config_of(), LLAMA_3_8B | {"torch_dtype": "float32"})
     assert wide == replace(EIGHT, file_bytes=2 * EIGHT.file_bytes)
     needs = room(config_of(), wide, machine("g2-standard-12"))
     assert needs.weights == EIGHT.parameters * 2

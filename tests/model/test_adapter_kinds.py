@@ -246,6 +246,20 @@ class TestQlora:
         assert error(logits(model), logits(theirs)) < 1e-5
         assert 0.01 < error(logits(model), logits(load(base, torch.float32))) < 0.5
 
+    @pytest.mark.parametrize("kind", ["llama", "qwen2"])
+    def test_what_stands_in_memory_is_packed_as_what_is_loaded(self, tmp_path: Path, kind: str) -> None:
+        from packtrain.model import nf4
+
+        base = make_tiny_base(tmp_path / "base", kind)
+        model, loaded = load(base, torch.float32), self.ours(base)
+        nf4.pack(model)
+        names = [path for path, each in model.named_modules() if isinstance(each, nf4.Nf4Linear)]
+        assert names == [path for path, each in loaded.named_modules() if isinstance(each, nf4.Nf4Linear)]
+        for path in names:
+            mine, theirs = (each.get_submodule(path) for each in (model, loaded))
+            assert torch.equal(mine.unpacked(torch.float32), theirs.unpacked(torch.float32))
+        assert torch.equal(logits(model), logits(loaded))
+
     def test_gradients_are_those_of_the_unpacked_weights(self, base: Path) -> None:
         model = self.ours(base)
         adapter = as_trained(add_adapter(model, config(kind="qlora"), 1))

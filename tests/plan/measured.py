@@ -50,7 +50,12 @@ def step_of(model: PreTrainedModel, setup: Setup) -> Measured:
         trainable = train_all(model, 0)
     else:
         targets: Any = list(setup.adapter.targets) or "all-linear"
-        adapter = AdapterConfig(rank=setup.adapter.rank, dropout=setup.adapter.dropout, targets=targets)
+        adapter = AdapterConfig(
+            rank=setup.adapter.rank,
+            dropout=setup.adapter.dropout,
+            targets=targets,
+            layers=list(setup.adapter.layers) or "all",
+        )
         trainable = add_adapter(model, adapter, 0)
     if setup.checkpointing:
         checkpoint_activations(model)

@@ -28,7 +28,7 @@ def other() -> Iterator[Companion]:
 
 def test_the_same_in_two_processes(other: Companion) -> None:
     for setup in (small(), small(gpus=8, sharding="fsdp", checkpointing=False)):
-        assert other.both(setup, 3, 4) == (observe(setup, 3), observe(setup, 4))
+        assert other.both((setup, 3), (setup, 4)) == (observe(setup, 3), observe(setup, 4))
 
 
 def test_a_plan_is_the_same_beside_another_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_a_plan_is_the_same_beside_another_process(monkeypatch: pytest.MonkeyPat
 def test_one_core_does_both(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0})
     with companion.companion():
-        observe_both(small(), 3, 4)
+        observe_both((small(), 3), (small(), 4))
         assert companion._place.companion is None
 
 
@@ -61,11 +61,11 @@ def test_a_companion_that_was_killed_is_not_missed(other: Companion) -> None:
     os.kill(other._process.pid, signal.SIGKILL)
     other._process.join()
     for _ in range(2):
-        assert other.both(setup, 3, 4) == (observe(setup, 3), observe(setup, 4))
+        assert other.both((setup, 3), (setup, 4)) == (observe(setup, 3), observe(setup, 4))
 
 
 def test_what_cannot_be_traced_is_told_and_the_next_is_traced(other: Companion) -> None:
     broken = replace(small(), model='{"model_type": "nobody\'s"}')
     with pytest.raises(ConfigError, match=r"config\.json"):
-        other.both(broken, 3, 4)
-    assert other.both(small(), 3, 4)[1].layers == 4
+        other.both((broken, 3), (broken, 4))
+    assert other.both((small(), 3), (small(), 4))[1].layers == 4

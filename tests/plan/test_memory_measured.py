@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 WINDOW = {"head_dim": 32, "sliding_window": 128}
 SOFT = WINDOW | {"query_pre_attn_scalar": 32}
 FULL = AdapterSetup(kind="none")
+LATE, EARLY = AdapterSetup(layers=tuple(range(14, 24))), AdapterSetup(layers=tuple(range(8)))
 
 
 def shaped(kind: str, **shape: Any) -> Any:
@@ -50,6 +51,9 @@ def on_cpu(config: Any, **changes: Any) -> Setup:
         ("llama", {"vocab_size": 32768, "tie_word_embeddings": True}, {"supervised": 1.0}),
         ("llama", {}, {"checkpointing": True}),
         ("llama", {}, {"adapter": AdapterSetup(rank=64, dropout=0.1, targets=("q_proj", "v_proj"))}),
+        ("llama", {"num_hidden_layers": 24}, {"adapter": LATE}),
+        ("llama", {"num_hidden_layers": 24}, {"adapter": LATE, "checkpointing": True}),
+        ("llama", {"num_hidden_layers": 24}, {"adapter": EARLY}),
         ("llama", {}, {"adapter": FULL}),
         ("llama", {}, {"adapter": FULL, "checkpointing": True}),
         ("qwen3", {"head_dim": 32}, {}),

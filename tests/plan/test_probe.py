@@ -60,10 +60,18 @@ def run_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lora", "qlora"])
 def test_what_is_predicted_is_what_a_run_takes(
-    run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
 ) -> None:
+    if kind == "qlora":
+        pytest.importorskip("bitsandbytes", reason="needs the extra qlora")
     monkeypatch.setattr(probe, "TRAINING", 3.0)
+    run_file.write_text(f"{run_file.read_text()}adapter: {{kind: {kind}}}\n")
     config = load(run_file).config
     base = read_base(config, lambda _: None)
     data, why = read_data(config, base, lambda _: None)
@@ -77,6 +85,14 @@ def test_what_is_predicted_is_what_a_run_takes(
     assert data.steps == 8
     assert planned.training.expected == pytest.approx(happened, rel=0.25)
     assert step.seconds.low < step.seconds.expected < step.seconds.high
+
+
+def test_without_bitsandbytes_a_plan_has_no_time_and_says_why(
+    run_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(probe, "find_spec", lambda _: None)
+    assert main(["plan", str(run_file), "-s", "adapter.kind=qlora", "-s", "plan.gpu=cpu"]) == 0
+    assert "not known: a step in 4 bits needs bitsandbytes" in capsys.readouterr().out
 
 
 @pytest.mark.slow

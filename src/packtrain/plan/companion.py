@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from packtrain.plan.graph import Observed
     from packtrain.plan.setup import Setup
 
+#: A set-up, and with how many of its layers a step of it is traced.
+Traced = tuple["Setup", int]
+
 
 class Companion:
     """The second process. One question at a time."""
@@ -32,23 +35,22 @@ class Companion:
         self._process.start()
         theirs.close()
 
-    def both(self, setup: Setup, few: int, more: int) -> tuple[Observed, Observed]:
-        """The step with ``few`` layers, and with ``more``. Errors: those of
-        :func:`packtrain.plan.graph.observe`."""
+    def both(self, few: Traced, more: Traced) -> tuple[Observed, Observed]:
+        """Two steps. Errors: those of :func:`packtrain.plan.graph.observe`."""
         from packtrain.plan.graph import observe
 
         try:
-            self._pipe.send((setup, more))
+            self._pipe.send(more)
         except OSError:  # it was killed
-            return observe(setup, few), observe(setup, more)
+            return observe(*few), observe(*more)
         try:
-            here = observe(setup, few)
+            here = observe(*few)
         except Exception:
             self._answer()
             raise
         there = self._answer()
         # What it could not do this process tries itself, and says why in its own words.
-        return here, there or observe(setup, more)
+        return here, there or observe(*more)
 
     def _answer(self) -> Observed | None:
         try:
@@ -115,15 +117,15 @@ def companion() -> Iterator[None]:
             found.close()
 
 
-def observe_both(setup: Setup, few: int, more: int) -> tuple[Observed, Observed]:
-    """A step of ``setup`` with two numbers of layers. Errors: :class:`ConfigError`."""
+def observe_both(few: Traced, more: Traced) -> tuple[Observed, Observed]:
+    """Two steps. Errors: :class:`ConfigError`."""
     from packtrain.plan.graph import observe
 
     if not _place.wanted:
-        return observe(setup, few), observe(setup, more)
+        return observe(*few), observe(*more)
     if _place.companion is None:
         _place.companion = Companion()
-    return _place.companion.both(setup, few, more)
+    return _place.companion.both(few, more)
 
 
 def _helps() -> bool:

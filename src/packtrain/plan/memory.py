@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from packtrain.plan.companion import observe_both
+from packtrain.plan.cut import Line, cut
 from packtrain.plan.setup import Setup
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ ALLOCATOR_SHARE = 0.115
 #: NCCL's buffers and the contexts of its peers, where there are several GPUs. An assumption: no figure is
 #: published; NCCL_BUFFSIZE is 4 MiB for each channel and peer.
 NCCL = 800_000_000
-#: Fewest layers that show how the first, the second, the last but one and the last differ.
-FEWEST = 3
 #: `largest` answers lengths in steps of so many tokens.
 LENGTH_STEP = 64
 #: Tokens of a micro-batch of which a trace takes seconds.
@@ -87,13 +86,11 @@ def trace(setup: Setup) -> StepProfile:
 
 
 def _traced(setup: Setup) -> StepProfile:
-    few, more = _observed(_alike(setup))
-    line = _Line(few, more, setup.layers)
-    peaks = {place: line.at(few_peak, more_peak) for place, few_peak, more_peak in line.places()}
-    (what, where), most = max(peaks.items(), key=lambda item: item[1]["total"])
+    line = _observed(_alike(setup))
+    (what, layer), most = max(line.peaks().items(), key=lambda item: item[1]["total"])
     total = most.pop("total")
     workspaces = CUBLAS_WORKSPACE * CUBLAS_HANDLES if setup.device == "cuda" else 0
-    resident = line.number(few.resident, more.resident) + workspaces
+    resident = line.told([one.resident for one in line.observed]) + workspaces
     total += workspaces
     by_kind = {kind: size for kind, size in sorted(most.items()) if size > 0} | {"workspaces": workspaces}
     return StepProfile(
@@ -101,10 +98,10 @@ def _traced(setup: Setup) -> StepProfile:
         reserved_bytes=total + (_lost(setup, total - resident) if setup.device == "cuda" else 0),
         resident_bytes=resident,
         by_kind=by_kind,
-        peak_phase=_said(what, where, setup.layers),
-        flops=line.number(few.flops, more.flops),
+        peak_phase=what if layer < 0 else f"{what} of layer {layer + 1} of {setup.layers}",
+        flops=line.told([one.flops for one in line.observed]),
         communication=tuple(_traffic(line, setup)),
-        layers_traced=tuple(sorted({few.layers, more.layers})),
+        layers_traced=tuple(sorted({one.layers for one in line.observed})),
     )
 
 
@@ -155,65 +152,14 @@ def _stretched(ranks: tuple[int, ...], setup: Setup) -> tuple[int, ...]:
 
 
 @functools.lru_cache(maxsize=256)
-def _observed(setup: Setup) -> tuple[Observed, Observed]:
-    """The step with two numbers of layers, or twice the same where the model has so few.
-
-    Layers of several types in turn (local and global attention) are taken whole turns at a time.
-    """
-    from packtrain.plan.build import layer_turn
+def _observed(setup: Setup) -> Line:
+    """The step with a few of the layers, and with some more."""
     from packtrain.plan.graph import observe
 
-    turn = layer_turn(setup)
-    few = FEWEST + (setup.layers - FEWEST) % turn
-    if setup.layers <= few + turn:
-        whole = observe(setup, setup.layers)
-        return whole, whole
-    return observe_both(setup, few, few + turn)
-
-
-@dataclass(frozen=True)
-class _Line:
-    """What a layer adds, from two observations, to say what all of them take."""
-
-    few: Observed
-    more: Observed
-    layers: int
-
-    def number(self, few: float, more: float) -> int:
-        if self.few.layers == self.more.layers:
-            return round(few)
-        each = (more - few) / (self.more.layers - self.few.layers)
-        return round(few + each * (self.layers - self.few.layers))
-
-    def at(self, few: dict[str, int], more: dict[str, int]) -> dict[str, int]:
-        return {kind: self.number(few.get(kind, 0), more.get(kind, 0)) for kind in few.keys() | more.keys()}
-
-    def places(self) -> Iterator[tuple[tuple[str, str], dict[str, int], dict[str, int]]]:
-        """(what, where), and the peak there in both. Between two places the memory is a line."""
-        found = [
-            {
-                (what, where): {"total": peak.total, **peak.by_kind}
-                for (what, layer), peak in one.peaks.items()
-                for where in _places(layer, one.layers)
-            }
-            for one in (self.few, self.more)
-        ]
-        for place in found[0]:
-            if place in found[1]:
-                yield place, found[0][place], found[1][place]
-
-
-def _places(layer: int, layers: int) -> list[str]:
-    if layer < 0:
-        return [""]
-    # Of three layers or fewer one can stand for two of the places.
-    places = {"first": 0, "second": 1, "last but one": layers - 2, "last": layers - 1}
-    return [name for name, number in places.items() if number == layer]
-
-
-def _said(what: str, where: str, layers: int) -> str:
-    number = {"first": 1, "second": 2, "last but one": layers - 1, "last": layers}.get(where)
-    return f"{what} of layer {number} of {layers}" if number else what
+    found = cut(setup)
+    if len(found.grown) == 1:
+        return Line(found, observe_both(found.base, found.grown[0]))
+    return Line(found, tuple(observe(*one) for one in (found.base, *found.grown)))
 
 
 _KINDS: dict[str, Literal["all_gather", "reduce_scatter", "all_reduce"]] = {
@@ -227,10 +173,10 @@ _KINDS: dict[str, Literal["all_gather", "reduce_scatter", "all_reduce"]] = {
 _Key = tuple[Literal["all_gather", "reduce_scatter", "all_reduce"], int, bool, Literal["micro_batch", "step"]]
 
 
-def _traffic(line: _Line, setup: Setup) -> Iterator[Traffic]:
-    few, more = _sums(line.few, setup), _sums(line.more, setup)
-    for key in sorted(few.keys() | more.keys()):
-        calls, size = (line.number(few.get(key, (0, 0))[i], more.get(key, (0, 0))[i]) for i in (0, 1))
+def _traffic(line: Line, setup: Setup) -> Iterator[Traffic]:
+    sums = [_sums(one, setup) for one in line.observed]
+    for key in sorted({key for each in sums for key in each}):
+        calls, size = (line.told([each.get(key, (0, 0))[i] for each in sums]) for i in (0, 1))
         yield Traffic(*key, calls=calls, size=size)
 
 

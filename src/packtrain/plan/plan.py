@@ -21,6 +21,7 @@ from packtrain.plan.data import DataStats, statistics
 from packtrain.plan.duration import Duration, duration
 from packtrain.plan.memory import StepProfile, trace
 from packtrain.plan.options import PlanKeys
+from packtrain.plan.probe import hindrance, probe
 from packtrain.plan.setup import Setup, setup_of
 from packtrain.plan.target import Target, target_of
 from packtrain.plan.throughput import Load, StepTime, load_of, step_time
@@ -113,9 +114,9 @@ def planned(
         step = step_time(setup, profile, target.machine, _load(config, setup, data), keys.network)
         if data is not None:
             time = duration(config, setup, profile, target.machine, data, step)
-    elif probing and data is not None and profile.reserved_bytes <= target.memory:
-        from packtrain.plan.probe import probe
-
+    elif (
+        probing and data is not None and profile.reserved_bytes <= target.memory and hindrance(config) is None
+    ):
         say("trying some steps on this machine: about 20 seconds")
         step, time = probe(config, base.files, setup, data)
     cost = cost_of(config, target, time, keys.preemptions)

@@ -11,6 +11,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -60,6 +61,13 @@ class Timed:
 def probe(config: RunConfig, base: BaseFiles, setup: Setup, data: DataStats) -> tuple[StepTime, Duration]:
     """The times of a run in one process here. Takes about 20 seconds, and the memory of the run."""
     return times(config, setup, data, measure(config, base, setup, data), weights=standing_weights(setup))
+
+
+def hindrance(config: RunConfig) -> str | None:
+    """Why no step can be tried here, if so."""
+    if config.adapter.kind == "qlora" and find_spec("bitsandbytes") is None:
+        return "a step in 4 bits needs bitsandbytes (pip install 'packtrain[qlora]'), so none was tried"
+    return None
 
 
 def times(
@@ -133,6 +141,10 @@ def _trainer(
             dtype=torch.float32 if config.full else compute,
             trust_remote_code=config.model.trust_remote_code,
         )
+    if config.adapter.kind == "qlora":
+        from packtrain.model import nf4
+
+        nf4.pack(model)
     trained = train_all(model, 0) if config.full else add_adapter(model, config.adapter, 0)
     if setup.checkpointing:
         checkpoint_activations(model)

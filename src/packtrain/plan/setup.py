@@ -43,14 +43,16 @@ class AdapterSetup:
     """Ends of module paths; none means every linear layer but the head."""
     modules_to_save: tuple[str, ...] = ()
     """Embeddings or head, trained whole."""
+    layers: tuple[int, ...] = ()
+    """Decoder layers that the targets are in; none means all."""
 
     @classmethod
     def of(cls, config: AdapterConfig) -> AdapterSetup:
-        """All decoder layers, also where ``config.layers`` names some: the most that it can take."""
         if config.kind == "none":
             return cls(kind="none")
         targets = () if config.targets == "all-linear" else tuple(config.targets)
-        return cls(config.kind, config.rank, config.dropout, targets, tuple(config.modules_to_save))
+        layers = () if config.layers == "all" else tuple(sorted(set(config.layers)))
+        return cls(config.kind, config.rank, config.dropout, targets, tuple(config.modules_to_save), layers)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Setup:
 
     @property
     def layers(self) -> int:
-        return int(_text(json.loads(self.model))["num_hidden_layers"])
+        return int(text_of(json.loads(self.model))["num_hidden_layers"])
 
 
 def model_text(model_config: Mapping[str, Any] | Any) -> str:
@@ -174,7 +176,7 @@ def setup_of(
     dtype: Dtype = ("bfloat16" if device == "cuda" else "float32") if computed == "auto" else computed
     found = Setup(
         model=text,
-        adapter=AdapterSetup.of(config.adapter),
+        adapter=_of_model(AdapterSetup.of(config.adapter), text),
         gpus=gpus,
         gpus_per_node=min(gpus, gpus_per_node),
         attention=attention or "flash",
@@ -191,6 +193,18 @@ def setup_of(
     if gpus > 1:
         found = _spread(found, config, device_memory, sharding)
     return found if loss is None else _described(found)
+
+
+def _of_model(adapter: AdapterSetup, text: str) -> AdapterSetup:
+    """The same where all layers are named by their numbers. Errors: :class:`ConfigError`."""
+    there = range(Setup(model=text).layers)
+    missing = [number for number in adapter.layers if number not in there]
+    if missing:
+        raise ConfigError(
+            f"adapter.layers: the model has no layer {missing[0]}",
+            hint=f"its layers are 0 to {len(there) - 1}",
+        )
+    return replace(adapter, layers=()) if len(adapter.layers) == len(there) else adapter
 
 
 def _described(own: Setup) -> Setup:
@@ -232,7 +246,7 @@ def _check(**given: tuple[str | None, Any]) -> None:
             raise ConfigError(f"plan.{name}: {value} is none of {', '.join(get_args(allowed))}")
 
 
-def _text(config: dict[str, Any]) -> dict[str, Any]:
+def text_of(config: dict[str, Any]) -> dict[str, Any]:
     """The part of a config.json that describes the language model."""
     for key in ("text_config", "llm_config"):
         if isinstance(config.get(key), dict):

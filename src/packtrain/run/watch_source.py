@@ -15,7 +15,7 @@ from packtrain.report.story import Story, gather, take
 from packtrain.run.log_mirror import read_logs
 from packtrain.run.watch_view import EVENTS, Standing, Told, View, make_view
 from packtrain.run.where import bring, locate, newest
-from packtrain.rundir import Event, RunDir, parse_events, stream
+from packtrain.rundir import Event, RunDir, SoFar, parse_events, stream
 from packtrain.storage import open_storage
 from packtrain.train.progress import describe
 
@@ -35,7 +35,7 @@ class EventTail:
         self.told: deque[Told] = deque(maxlen=EVENTS)
         """The last events that say something to a person, but for steps."""
         self._offset, self._last = 0, b""
-        self._evaluated: set[int] = set()
+        self._so_far = SoFar()
 
     def read(self) -> bool:
         """Take what is new; whether anything was. A file that is not there is one without events."""
@@ -66,7 +66,7 @@ class EventTail:
         for line in lines:
             self._offset, self._last = self._offset + len(line), line
             for event in parse_events((line.decode(errors="replace"),)):
-                if self.story.events and _takes_back(event, self.story, self._evaluated):
+                if self._so_far.takes_back(event):
                     return False
                 self._add(event)
         return True
@@ -86,19 +86,11 @@ class EventTail:
         take(self.story, self._noted(event))
 
     def _noted(self, event: Event) -> Event:
-        if event.kind == "eval":
-            self._evaluated.add(event.step)
+        self._so_far.add(event)
         line = None if event.kind == "step" else said(event)
         if line is not None:
             self.told.append(((event.attempt, event.seq), f"{event.time[11:19]}  {line}"))
         return event
-
-
-def _takes_back(event: Event, story: Story, evaluated: set[int]) -> bool:
-    if event.kind == "start":
-        known = max(story.step, story.saved_step or 0, *evaluated, 0)
-        return known > (event.fields.get("resumed_from") or -1)
-    return event.kind == "eval" and event.step in evaluated
 
 
 def said(event: Event) -> str | None:

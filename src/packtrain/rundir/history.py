@@ -56,7 +56,7 @@ def _told(first: Iterable[tuple[int, Event]], again: Iterable[tuple[int, Event]]
     evaluated: dict[int, int] = {}
     for at, event in first:
         if event.kind == "start":
-            starts.append((at, event.fields.get("resumed_from") or -1))
+            starts.append((at, _goes_on_after(event)))
         elif event.kind == "eval":
             # An evaluation is after its step and before the checkpoint that knows of it: a run that was
             # cut off in between evaluates again.
@@ -73,6 +73,34 @@ def _told(first: Iterable[tuple[int, Event]], again: Iterable[tuple[int, Event]]
         superseded = event.kind in PROGRESS and bool(limits) and event.step > limits[-1][1]
         if not superseded and (event.kind != "eval" or evaluated.get(event.step, at) <= at):
             yield event
+
+
+def _goes_on_after(start: Event) -> int:
+    """The step after which a ``start`` takes all progress back."""
+    return start.fields.get("resumed_from") or -1
+
+
+class SoFar:
+    """What has to be known of a story that grows, to see that an event takes some of it back.
+
+    For who reads on where he has stopped: until then what comes can be added to what is known; then
+    :func:`history` tells another story than before.
+    """
+
+    def __init__(self) -> None:
+        self._furthest = -1
+        self._evaluated: set[int] = set()
+
+    def add(self, event: Event) -> None:
+        if event.kind in PROGRESS:
+            self._furthest = max(self._furthest, event.step)
+        if event.kind == "eval":
+            self._evaluated.add(event.step)
+
+    def takes_back(self, event: Event) -> bool:
+        if event.kind == "start":
+            return self._furthest > _goes_on_after(event)
+        return event.kind == "eval" and event.step in self._evaluated
 
 
 def last_attempt(path: Path) -> int:

@@ -20,6 +20,9 @@ from packtrain.runfile.keys import FIELDS, MAPS, SECTIONS, nearest_key, nearest_
 #: Where a value stands in the data: keys of mappings and indices of lists.
 KeyPath = tuple[str | int, ...]
 
+RUN_FILE = "a run file"
+BEGIN = "packtrain init writes a run file to begin with"
+
 _MOST_VALUES = 100_000
 _MOST_DIGITS = 1000  # Python refuses to read more than 4,300
 _TAG = "tag:yaml.org,2002:"
@@ -64,8 +67,13 @@ class Document:
     """Dotted key -> the override (``train.epochs=2``) that set it."""
 
     @classmethod
-    def read(cls, path: Path) -> Document:
-        text = _read_text(path)
+    def read(cls, path: Path, kind: str = RUN_FILE) -> Document:
+        """``kind``: what it is to be, for the sentences about one that it cannot be.
+
+        Errors: :class:`ConfigError`.
+        """
+        own = kind == RUN_FILE
+        text = _read_text(path, kind)
         try:
             node = yaml.compose(text, _Loader)
             lines: dict[KeyPath, int] = {}
@@ -75,10 +83,11 @@ class Document:
         except RecursionError:
             raise ConfigError(f"{path}:1: is nested too deeply") from None
         if node is None:
-            raise ConfigError(f"{path}:1: is empty", hint="packtrain init writes a run file to begin with")
+            raise ConfigError(f"{path}:1: is empty", hint=BEGIN if own else None)
         if not isinstance(data, dict):
-            kind = "a list" if isinstance(data, list) else "a single value"
-            raise ConfigError(f"{path}:1: is {kind}; a run file is keys and values such as `name: my-run`")
+            found = "a list" if isinstance(data, list) else "a single value"
+            example = " such as `name: my-run`" if own else ""
+            raise ConfigError(f"{path}:1: is {found}; {kind} is keys and values{example}")
         return cls(path, text, data, lines)
 
     def override(self, override: str) -> None:
@@ -144,7 +153,7 @@ def did_you_mean(name: str | None) -> str:
     return f"; did you mean {name}?" if name else ""
 
 
-def _read_text(path: Path) -> str:
+def _read_text(path: Path, kind: str) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -153,10 +162,10 @@ def _read_text(path: Path) -> str:
         near = nearest_name(path.name, [name for name in names if name.endswith((".yaml", ".yml"))])
         raise ConfigError(
             f"{path}: is not there{did_you_mean(str(path.with_name(near)) if near else None)}",
-            hint=None if near else "packtrain init writes a run file to begin with",
+            hint=BEGIN if kind == RUN_FILE and not near else None,
         ) from None
     except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder, not a run file") from None
+        raise ConfigError(f"{path}: is a folder, not {kind}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:

@@ -46,7 +46,7 @@ def translate(path: Path, devices: int | None = None) -> Translated:
 
     Errors: ConfigError with one sentence a problem, where a line is to blame with the line.
     """
-    document = Document.read(path)
+    document = Document.read(path, "a config")
     kind = detect(document)
     refuse_other_methods(kind, document)
     source = Source(document)
