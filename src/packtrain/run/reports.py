@@ -12,6 +12,7 @@ from packtrain.errors import PacktrainError, UsageError
 from packtrain.report.facts import read_facts
 from packtrain.report.tensorboard import board
 from packtrain.report.write import REPORT, seconds_for, write_report
+from packtrain.run.board_mirror import board_copied
 from packtrain.run.tracked import tracked
 from packtrain.run.where import find
 from packtrain.rundir import write_atomically
@@ -57,9 +58,11 @@ def publish_report(session: Session) -> None:
 
 @contextmanager
 def reported(session: Session, attempt: int) -> Iterator[None]:
-    """TensorBoard's file and the trackers as the attempt goes, and the page at its end."""
+    """TensorBoard's files and the trackers as the attempt goes, and the page at its end."""
+    remote = session.keeping.remote if session.keeping is not None else None
     try:
         with (
+            board_copied(session.run_dir.path, remote, session.seconds_left),
             board(session.run_dir.path, attempt, session.warn) as write,
             tracked(session) as tell,
         ):
