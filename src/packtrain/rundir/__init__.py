@@ -20,7 +20,7 @@ from packtrain.rundir.events import (
 )
 from packtrain.rundir.files import sync, write_atomically
 from packtrain.rundir.folder import RunDir, RunIdentity, new_run_id
-from packtrain.rundir.history import history, last_attempt, stream, tell_end
+from packtrain.rundir.history import ends_of, history, last_attempt, stream, tell_end
 
 __all__ = [
     "EVENTS_VERSION",
@@ -31,6 +31,7 @@ __all__ = [
     "Kind",
     "RunDir",
     "RunIdentity",
+    "ends_of",
     "history",
     "last_attempt",
     "new_run_id",
