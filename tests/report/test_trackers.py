@@ -23,7 +23,7 @@ from packtrain.report.trackers.told import about, ending, row_of
 from packtrain.report.trackers.tracker import KINDS, About, Ending, Row, Tracker, check_installed, secrets
 from packtrain.rundir import Event
 
-ABOUT = About("01A", "a", {"train.epochs": 1.0})
+ABOUT = About("01A", "a", {"train.epochs": 1.0}, Path("/none"))
 PRIVATE = "Zanzibar7"
 
 
@@ -160,7 +160,7 @@ def test_only_numbers_and_settings_are_told() -> None:
             "output": {"uri": f"gs://{PRIVATE}/out"},
         }
     )
-    whose = about(config, "01A", event(started(steps=6, device="cpu")))
+    whose = about(config, "01A", Path("/none"), event(started(steps=6, device="cpu")))
     assert whose.settings["run.id"] == "01A" and whose.settings["run.steps"] == 6
     assert whose.settings["train.learning_rate"] == 2e-4 and whose.settings["data.train"] == "rows.jsonl"
     assert PRIVATE not in str(whose) and "someone" not in str(whose)

@@ -32,7 +32,7 @@ def tracked(session: Session) -> Iterator[Callable[[Event], None]]:
         config = session.run_file.config
         with suppress(PacktrainError):  # with the revisions that are pinned by now
             config = load(session.run_dir.config_file).config
-        return about(config, session.identity.run_id, start)
+        return about(config, session.identity.run_id, session.run_dir.path, start)
 
     said: dict[str, Event] = {}
 

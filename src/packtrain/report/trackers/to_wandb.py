@@ -23,6 +23,7 @@ class WandbRun:
             name=about.name,
             resume="allow",
             config=dict(about.settings),
+            dir=about.folder,
             settings=wandb.Settings(
                 console="off",
                 silent=True,

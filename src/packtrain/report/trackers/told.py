@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from packtrain.artifacts.receipt import Receipt
@@ -26,10 +27,10 @@ STARTED = (
 )  # fmt: skip
 
 
-def about(config: RunConfig, run_id: str, start: Event) -> About:
+def about(config: RunConfig, run_id: str, folder: Path, start: Event) -> About:
     """``start``: the attempt's event of that kind."""
     here = {f"run.{key}": start.fields[key] for key in STARTED if start.fields.get(key) is not None}
-    return About(run_id, config.name, {"run.id": run_id, **settings_of(config), **here})
+    return About(run_id, config.name, {"run.id": run_id, **settings_of(config), **here}, folder)
 
 
 def row_of(event: Event) -> Row | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Protocol
 
 from packtrain.config import Tracker as Name
@@ -24,6 +25,8 @@ class About:
     name: str
     settings: Mapping[str, Any]
     """``section.key`` and value, of what others may see."""
+    folder: Path
+    """The run's, for what a tracker keeps on this machine."""
 
 
 @dataclass(frozen=True)
