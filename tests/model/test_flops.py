@@ -32,7 +32,7 @@ def counted(model: PreTrainedModel) -> float:
     ids = torch.randint(0, 512, (1, LENGTH))
     with FlopCounterMode(display=False) as counter:
         model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
-    return counter.get_total_flops() / LENGTH
+    return float(counter.get_total_flops()) / LENGTH
 
 
 def ours(model: PreTrainedModel, supervised: float = 1.0) -> float:
@@ -41,7 +41,7 @@ def ours(model: PreTrainedModel, supervised: float = 1.0) -> float:
     # Eager attention multiplies all positions with all; ours are those that are seen.
     config = model.config
     square = 12.0 * config.hidden_size * config.num_hidden_layers * (LENGTH - (LENGTH + 1) / 2)
-    return found + square
+    return found + float(square)
 
 
 def test_full_fine_tuning_is_what_pytorch_counts() -> None:

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from report_kit import started, step
 from standins.bucket import BucketServer
-from test_tensorboard import event, records
+from tfevents import records
 from whole_run import Job
 
 from packtrain.errors import UnavailableError
 from packtrain.report.tensorboard import FOLDER, board
 from packtrain.run.board_mirror import BoardMirror, board_copied
+from packtrain.rundir import Event
 from packtrain.storage import ObjectInfo
 from packtrain.storage.local import LocalStorage
+
+
+def event(kind: str, at: int, given: dict[str, Any]) -> Event:
+    return Event(kind, at, 2, 0, "2026-01-01T00:00:00.500Z", fields=given)
 
 
 def test_what_grows_is_sent_whole_and_what_was_left_is_sent_too(tmp_path: Path) -> None:

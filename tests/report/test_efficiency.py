@@ -21,7 +21,7 @@ PLAN: dict[str, Any] = {
     "device": "cpu", "peak_bytes": 10**9, "reserved_bytes": 10**9, "micro_batch": 1, "steps": 6,
     "tokens_per_second": 2000.0, "seconds": None, "training_seconds": None, "usd": None,
 }  # fmt: skip
-KNOWN = {"flops_per_token": 1e6}
+KNOWN: dict[str, Any] = {"flops_per_token": 1e6}
 
 
 def told(run_dir: RunDir) -> Story:

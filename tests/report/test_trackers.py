@@ -164,18 +164,18 @@ def test_only_numbers_and_settings_are_told() -> None:
     assert whose.settings["run.id"] == "01A" and whose.settings["run.steps"] == 6
     assert whose.settings["train.learning_rate"] == 2e-4 and whose.settings["data.train"] == "rows.jsonl"
     assert PRIVATE not in str(whose) and "someone" not in str(whose)
-    judged = {"prompt": PRIVATE, "base": PRIVATE, "adapter": PRIVATE, "expect": [PRIVATE]}
+    judged: dict[str, Any] = {"prompt": PRIVATE, "base": PRIVATE, "adapter": PRIVATE, "expect": [PRIVATE]}
     judged |= {"right_before": False, "right_after": True}
     other = judged | {"right_before": None, "right_after": None}
     found = row_of(event(("answers", 6, {"answers": [judged, other]})))
     assert found is not None and found.values == {"answers/right_before": 0.0, "answers/right_after": 1.0}
-    for told in (
+    silent: list[Told] = [
         ("answers", 6, {"answers": [other]}),
         ("warning", 6, {"message": PRIVATE}),
         ("data", 0, {"sources": PRIVATE}),
         started(),
-    ):
-        assert row_of(event(told)) is None  # type: ignore[arg-type]
+    ]
+    assert [row_of(event(told)) for told in silent] == [None] * 4
 
 
 def test_what_is_secret_of_their_variables() -> None:

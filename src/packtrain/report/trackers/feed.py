@@ -12,6 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from packtrain.config import Tracker as Name
 from packtrain.report.trackers.told import row_of
@@ -144,7 +145,7 @@ class Feeds:
         """One of the attempt's; returns at once."""
         if event.kind == "start" and not self._feeds:
             about = self._about(event)
-            self._feeds = [Feed(name, lambda name=name: begin(name, about)) for name in self._names]
+            self._feeds = [Feed(name, partial(begin, name, about)) for name in self._names]
         row = row_of(event) if self._feeds else None
         if row is not None:
             for feed in self._feeds:

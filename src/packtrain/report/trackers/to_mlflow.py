@@ -26,7 +26,7 @@ class MlflowRun:
         from mlflow.entities import Metric, Param
         from mlflow.tracking import MlflowClient
 
-        self._metric = Metric
+        self._metric, self._last = Metric, 0
         self._client = MlflowClient()
         experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT)
         found = self._client.search_runs([experiment], f"tags.`{RUN_ID}` = '{about.run_id}'", max_results=1)
@@ -57,6 +57,7 @@ class MlflowRun:
         return f"{place.rstrip('/')}/#/experiments/{self._run.info.experiment_id}/runs/{self._id}"
 
     def log(self, rows: Sequence[Row]) -> None:
+        self._last = max(self._last, *(row.step for row in rows))
         metrics: list[Any] = [
             self._metric(tag, value, int(row.time * 1000), row.step)
             for row in rows
@@ -67,8 +68,7 @@ class MlflowRun:
 
     def finish(self, ending: Ending) -> None:
         if ending.metrics:
-            step = 0
-            self.log([Row(time.time(), step, ending.metrics)])
+            self.log([Row(time.time(), self._last, ending.metrics)])
         if ending.output is not None:
             self._client.set_tag(self._id, OUTPUT, ending.output)
         self._client.set_terminated(self._id, STATUS.get(ending.outcome, "FAILED"))

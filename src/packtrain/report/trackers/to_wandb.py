@@ -39,7 +39,8 @@ class WandbRun:
 
     @property
     def link(self) -> str | None:
-        return self._run.url
+        url: str | None = self._run.url  # none offline
+        return url
 
     def log(self, rows: Sequence[Row]) -> None:
         for row in rows:
