@@ -34,13 +34,12 @@ class Page:
         self._data = b""
         self._count = 0
         self.complaints: list[str] = []
+        self._session: str | None = None
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         attached = self._call("Target.attachToTarget", targetId=target, flatten=True)
-        self._session: str | None = attached["sessionId"]
+        self._session = attached["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
-
-    _session = None
 
     def look(self, *, width: int, dark: bool = False) -> None:
         """As on a screen so wide."""
