@@ -4,61 +4,17 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from report_kit import evaluated, started, step
+from tfevents import fields, records
 
+from packtrain.report import tensorboard
 from packtrain.report.tensorboard import FOLDER, board
 from packtrain.rundir import Event
 from packtrain.storage.checksums import crc32c_bytes
-
-
-def records(data: bytes) -> Iterator[bytes]:
-    at = 0
-    while at < len(data):
-        (length,) = struct.unpack_from("<Q", data, at)
-        record = data[at + 12 : at + 12 + length]
-        assert len(record) == length
-        at += 16 + length
-        yield record
-
-
-def fields(data: bytes) -> list[tuple[int, Any]]:
-    """Number and value of a protobuf message's fields."""
-    found, at = [], 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while True:
-            byte = data[at]
-            at += 1
-            value |= (byte & 0x7F) << shift
-            shift += 7
-            if byte < 0x80:
-                return value
-
-    while at < len(data):
-        key = varint()
-        number, kind = key >> 3, key & 7
-        value: Any
-        if kind == 0:
-            value = varint()
-        elif kind == 1:
-            (value,) = struct.unpack_from("<d", data, at)
-            at += 8
-        elif kind == 5:
-            (value,) = struct.unpack_from("<f", data, at)
-            at += 4
-        else:
-            size = varint()
-            value = data[at : at + size]
-            at += size
-        found.append((number, value))
-    return found
 
 
 def event(kind: str, at: int, given: dict[str, Any]) -> Event:
@@ -109,3 +65,22 @@ def test_a_disk_that_refuses_is_one_warning(tmp_path: Path) -> None:
         write(event(*step(1)))
         write(event(*step(2)))
     assert len(warned) == 1 and "TensorBoard" in warned[0]
+
+
+def test_a_long_attempt_is_several_files_in_the_order_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorboard, "LARGEST", 1000)
+    with board(tmp_path, 2, print) as write:
+        for told in (started(300), *(step(number) for number in range(301, 351))):
+            write(event(*told))
+    paths = sorted((tmp_path / FOLDER).iterdir())
+    assert len(paths) > 5 and all(path.stat().st_size < 1500 for path in paths)
+    assert paths[0].name.endswith(".000002") and paths[1].name.endswith(".000002.0001")
+    steps = []
+    for path in paths:
+        version, *rest = (dict(fields(each)) for each in records(path.read_bytes()))
+        assert version[3] == b"brain.Event:2"
+        steps += [each[2] for each in rest if 5 in each]
+        assert any(7 in each for each in rest) == (path == paths[0]), "it takes back once"
+    assert steps == list(range(301, 351))

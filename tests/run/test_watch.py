@@ -13,8 +13,9 @@ from standins.bucket import BucketServer, bucket_server
 from packtrain.cli.main import main
 from packtrain.errors import ConfigError, StorageError
 from packtrain.report.story import gather
+from packtrain.run.watch_curves import draw_all, draw_losses
 from packtrain.run.watch_source import EventTail, Watched
-from packtrain.run.watch_view import Standing, View, draw_curves, progress_bar, seconds_left
+from packtrain.run.watch_view import Standing, View, progress_bar, seconds_left
 from packtrain.run.watching import changes
 from packtrain.rundir import EventWriter, RunDir, stream
 from packtrain.runfile import load
@@ -108,13 +109,13 @@ def test_a_run_that_has_ended_says_so(make_run: Make, word: tuple[str, int, dict
 def test_an_empty_folder_waits(tmp_path: Path) -> None:
     view = Watched(str(tmp_path), in_no_cluster).look()
     assert view.status == "no events yet: waiting for the run to begin"
-    assert not view.over and draw_curves(view, 80, 10) == ["There is no step yet."]
+    assert not view.over and draw_losses(view, 80, 10) == ["There is no step yet."]
 
 
 @pytest.mark.parametrize(("width", "height"), [(80, 10), (118, 40), (20, 4), (17, 3)])
 def test_curves_fit_their_room(make_run: Make, width: int, height: int) -> None:
     told = [started(steps=900), evaluated(0, 4.0), *(step(n, loss=3 - n / 300) for n in range(1, 801))]
-    drawn = draw_curves(look(make_run([*told, evaluated(800, 1.0)])), width, height)
+    drawn = draw_losses(look(make_run([*told, evaluated(800, 1.0)])), width, height)
     assert len(drawn) == height and all(len(line) <= width for line in drawn)
     assert any("o" in line for line in drawn) and any(
         0x2800 < ord(c) < 0x2900 for line in drawn for c in line
@@ -124,8 +125,36 @@ def test_curves_fit_their_room(make_run: Make, width: int, height: int) -> None:
 
 def test_no_room_and_one_value_are_no_error(make_run: Make) -> None:
     view = look(make_run([started(), step(1), step(2, loss=2.9)]))
-    assert draw_curves(view, 5, 5) == [] and draw_curves(view, 80, 1) == []
-    assert len(draw_curves(view, 80, 5)) == 5
+    assert draw_losses(view, 5, 5) == [] and draw_losses(view, 80, 1) == []
+    assert len(draw_losses(view, 80, 5)) == 5
+
+
+@pytest.mark.parametrize(("width", "height"), [(78, 11), (80, 8), (110, 18), (118, 40), (24, 30), (10, 9)])
+def test_speed_and_memory_stand_below_the_losses(make_run: Make, width: int, height: int) -> None:
+    told = [step(n, tokens_per_second=900.0 + n, peak_bytes=2e9) for n in range(1, 601)]
+    drawn = draw_all(look(make_run([started(steps=900), evaluated(0, 4.0), *told])), width, height)
+    assert len(drawn) <= height and all(len(line) <= width for line in drawn[1:])
+    text = "\n".join(drawn)
+    if width < 40:
+        return
+    assert len(drawn) == height
+    if height >= 18:
+        assert "Speed: tokens/s" in text and "Memory: bytes" in text and "1500" in text and "2 G" in text
+    else:
+        speed, memory = drawn[-2:]
+        assert speed.startswith("Speed (tokens/s) ") and speed.endswith(" 1500")
+        assert memory.startswith("Memory (bytes)   ") and memory.endswith(" 2 G")
+        bars = memory.removeprefix("Memory (bytes)   ").removesuffix(" 2 G")
+        assert set(bars.rstrip()) == {"█"} and len(bars.rstrip()) / len(bars) == pytest.approx(
+            2 / 3, abs=0.05
+        )
+
+
+def test_nothing_of_speed_where_there_is_none_or_no_room(make_run: Make) -> None:
+    view = look(make_run([started(), evaluated(0, 4.0)]))
+    assert "Speed" not in "\n".join(draw_all(view, 80, 30))
+    view = look(make_run([started(), step(1)], name="b"))
+    assert "Speed" not in "\n".join(draw_all(view, 80, 7)) and "Speed" in "\n".join(draw_all(view, 80, 8))
 
 
 def test_the_bar() -> None:

@@ -67,6 +67,7 @@ def test_all_is_on_the_screen(make_run: Make, size: tuple[int, int]) -> None:
         make_run(TOLD).path, size,
         "step 20/40", "loss 1.0000", "validation 2.0000", "1,000 tokens/s", "memory 1.00 GB", "left", "50 %",
         "Loss: dots training, o validation, - base", "Events", "checkpoint saved", "q leaves",
+        "Speed", "Memory",
     )  # fmt: skip
     assert len(rows) == size[1]
     text = "\n".join(rows)

@@ -9,16 +9,15 @@ import subprocess
 import sys
 import threading
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from report_kit import DONE, Make, make_run, started, step
 from standins.bucket import BucketServer, bucket_server
+from watch_kit import served
 
 from packtrain.cli.main import main
-from packtrain.run.watch_page import LOOPBACK, PageServer
+from packtrain.run.watch_page import LOOPBACK
 from packtrain.run.watch_source import Watched
 from packtrain.run.watch_view import Standing
 from packtrain.rundir import EventWriter
@@ -26,18 +25,6 @@ from packtrain.storage import open_storage
 
 __all__ = ["bucket_server", "make_run"]
 REFRESH = '<meta http-equiv="refresh" content="5">'
-
-
-@contextmanager
-def served(run: Path) -> Iterator[PageServer]:
-    server = PageServer(Watched(str(run), lambda _: Standing("", False)), 0)
-    thread = threading.Thread(target=server.keep_looking, args=(0.05,))
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.close()
-        thread.join()
 
 
 def asked(url: str) -> str:

@@ -10,6 +10,7 @@ from packtrain.config.data import DataConfig
 from packtrain.config.evaluate import EvaluateConfig, FailIf, Prompt
 from packtrain.config.model import ModelConfig
 from packtrain.config.places import ClusterConfig, OutputConfig
+from packtrain.config.report import ReportConfig, Tracker
 from packtrain.config.run import IDENTITY, RunConfig, config_hash, differences, identity
 from packtrain.config.train import CheckpointConfig, TrainConfig
 
@@ -29,8 +30,10 @@ __all__ = [
     "ModelConfig",
     "OutputConfig",
     "Prompt",
+    "ReportConfig",
     "RunConfig",
     "Section",
+    "Tracker",
     "TrainConfig",
     "config_hash",
     "differences",

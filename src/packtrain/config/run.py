@@ -15,6 +15,7 @@ from packtrain.config.data import DataConfig
 from packtrain.config.evaluate import EvaluateConfig
 from packtrain.config.model import ModelConfig
 from packtrain.config.places import ClusterConfig, OutputConfig
+from packtrain.config.report import ReportConfig
 from packtrain.config.train import CheckpointConfig, TrainConfig
 
 
@@ -27,6 +28,7 @@ class RunConfig(Section):
     train: TrainConfig = TrainConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportConfig = ReportConfig()
     output: OutputConfig = OutputConfig()
     cluster: ClusterConfig = ClusterConfig()
 

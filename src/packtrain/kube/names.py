@@ -7,6 +7,8 @@ import hashlib
 #: The Hugging Face token, as most guides name its Secret.
 TOKEN_SECRET = "huggingface-secret"  # noqa: S105  (a Secret's name, not its content)
 TOKEN_KEY = "token"  # noqa: S105
+#: What the trackers of `report.to` need, each variable a key.
+TRACKERS_SECRET = "packtrain-trackers"  # noqa: S105
 #: The run file's key in the ConfigMap, and so its name in the pod.
 RUN_FILE = "run.yaml"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from packtrain.config import ClusterConfig, seconds
+from packtrain.config import ClusterConfig, ReportConfig, seconds
 from packtrain.hub.staged import STAGED
 from packtrain.kube.launch import Launch
 from packtrain.kube.names import (
@@ -13,6 +13,7 @@ from packtrain.kube.names import (
     RUN_FILE,
     TOKEN_KEY,
     TOKEN_SECRET,
+    TRACKERS_SECRET,
     TRAINER,
     config_map_name,
     first_node,
@@ -32,6 +33,7 @@ from packtrain.kube.spec import (
     memory_dir,
 )
 from packtrain.plan.machines import OWN_PRICE, Machine, price_per_hour
+from packtrain.report.trackers.tracker import KINDS
 from packtrain.run.planned import PLANNED
 
 CONFIG_PATH = "/etc/packtrain"
@@ -98,7 +100,14 @@ def environment(launch: Launch) -> tuple[Variable, ...]:
         *([Variable(PLANNED, launch.planned)] if launch.planned else []),
         *staged(cluster),
         Variable("HF_TOKEN", secret=(TOKEN_SECRET, TOKEN_KEY)),
+        *trackers(launch.config.report),
     )
+
+
+def trackers(report: ReportConfig) -> tuple[Variable, ...]:
+    """Where and as whom those of `report.to` work: keys of a Secret, each of which may be absent."""
+    names = [each for kind in report.to for each in KINDS[kind].variables]
+    return tuple(Variable(name, secret=(TRACKERS_SECRET, name)) for name in dict.fromkeys(names))
 
 
 def staged(cluster: ClusterConfig) -> tuple[Variable, ...]:

@@ -52,6 +52,8 @@ class Planned:
     step: StepTime | None
     time: Duration | None
     cost: Cost
+    peak_flops: float | None = None
+    """Of all GPUs together, see :mod:`packtrain.plan.peak`; None where this CPU was not tried."""
 
     @property
     def fits(self) -> bool:
@@ -109,8 +111,9 @@ def planned(
     """The plan for one set-up. On this machine steps are tried, which takes seconds: ``say`` is told."""
     setup = make_setup(config, keys, base, target, data)
     profile = trace(setup)
-    step = time = None
+    step = time = peak = None
     if target.machine is not None:
+        peak = target.machine.bf16_flops * setup.gpus
         step = step_time(setup, profile, target.machine, _load(config, setup, data), keys.network)
         if data is not None:
             time = duration(config, setup, profile, target.machine, data, step)
@@ -119,8 +122,20 @@ def planned(
     ):
         say("trying some steps on this machine: about 20 seconds")
         step, time = probe(config, base.files, setup, data)
+        peak = _cpu_peak(setup)
     cost = cost_of(config, target, time, keys.preemptions)
-    return Planned(config, keys, base, target, setup, profile, data, why, step, time, cost)
+    return Planned(config, keys, base, target, setup, profile, data, why, step, time, cost, peak)
+
+
+def _cpu_peak(setup: Setup) -> float | None:
+    """By a product of the model's own size; None for a model that does not tell it."""
+    from packtrain.plan.peak import matmul_rate
+
+    shape = json.loads(setup.model)
+    hidden, inner = shape.get("hidden_size"), shape.get("intermediate_size")
+    if not isinstance(hidden, int) or not isinstance(inner, int):
+        return None
+    return matmul_rate(setup.tokens, hidden, inner, setup.dtype)
 
 
 def _load(config: RunConfig, setup: Setup, data: DataStats | None) -> Load:

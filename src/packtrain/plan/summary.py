@@ -23,6 +23,8 @@ class Summary:
     """``low``, ``expected``, ``high``."""
     training_seconds: dict[str, float] | None
     usd: dict[str, float] | None
+    peak_flops: float | None = None
+    """Operations a second that the machine's speed is a share of."""
 
     @classmethod
     def of(cls, plan: Planned) -> Summary:
@@ -37,6 +39,7 @@ class Summary:
             seconds=None if time is None else time.seconds.to_json(),
             training_seconds=None if time is None else time.training.to_json(),
             usd=None if usd is None else usd.to_json(),
+            peak_flops=plan.peak_flops,
         )
 
     def to_json(self) -> str:

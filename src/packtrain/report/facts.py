@@ -59,7 +59,7 @@ def read_facts(
         name=who.name if who else str(story.start.get("name", run_dir.path.name)),
         run_id=who.run_id if who else str(story.start.get("run_id", "")),
         story=story,
-        settings=_settings(config) if config else _flat(who.config if who else {}),
+        settings=settings_of(config) if config else _flat(who.config if who else {}),
         receipt=receipt,
         versions=receipt.versions if receipt else package_versions() if here else {},
         cost=_cost(story, config, spent_usd),
@@ -79,7 +79,8 @@ def _receipt(run_dir: RunDir) -> Receipt | None:
     return None
 
 
-def _settings(config: RunConfig) -> dict[str, Any]:
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """``section.key`` and value, of what a reader may see: no prompts, no project, no accounts."""
     sections: dict[str, Any] = identity(config)
     evaluate = config.evaluate.model_dump(exclude={"prompts"})
     sections |= {"checkpoint": config.checkpoint.model_dump(), "evaluate": evaluate}

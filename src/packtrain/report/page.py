@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from packtrain.report.chart import Chart, Level, Line, draw, number
+from packtrain.report.efficiency import efficiency
 from packtrain.report.explain import explain
 from packtrain.report.facts import RunFacts
 from packtrain.report.planned import planned_rows
@@ -99,6 +100,9 @@ def _figures(run: RunFacts) -> list[tuple[str, str]]:
     speed = story.curves["tokens_per_second"].mean
     if speed is not None:
         figures.append(("tokens/s", f"{speed:,.0f}"))
+    used = efficiency(story)
+    if used is not None:
+        figures.append((used.name, f"{used.share:.1%}"))
     figures.append(("time", duration(story.attempt_seconds)))
     if run.cost is not None:
         figures.append(("cost so far", f"{'' if run.cost.exact else 'about '}{run.cost.usd:,.2f} USD"))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from packtrain.report.efficiency import efficiency
 from packtrain.report.story import Story
 from packtrain.train.progress import duration
 
@@ -31,6 +32,9 @@ def planned_rows(story: Story) -> list[PlannedRow]:
         share = f" ({speed / plan['tokens_per_second']:.0%} of what was planned)" if speed else ""
         happened = f"{speed:,.0f} tokens/s{share}" if speed else "–"
         rows.append(PlannedRow("speed", f"{plan['tokens_per_second']:,.0f} tokens/s", happened))
+    used = efficiency(story)
+    if used is not None and used.planned is not None:
+        rows.append(PlannedRow(used.name, f"{used.planned:.1%}", f"{used.share:.1%}"))
     peak = came.get("peak_bytes")
     rows.append(
         PlannedRow("memory", f"{plan['peak_bytes'] / 1e9:.2f} GB", f"{peak / 1e9:.2f} GB" if peak else "–")

@@ -29,24 +29,22 @@ TAGS = {
     "peak_bytes": "memory/peak_bytes",
 }
 FOLDER = "tensorboard"
+#: Bytes of a file, some thousand steps; the next ones go to another.
+LARGEST = 2 << 20
 
 
 @contextmanager
 def board(run: Path, attempt: int, warn: Callable[[str], None]) -> Iterator[Callable[[Event], None]]:
     """What is called with each event of an attempt; a disk that refuses is one warning, and no more."""
-    folder = run / FOLDER
-    file: IO[bytes] | None = None
+    files = _Files(run / FOLDER, attempt)
     refused = False
 
     def write(event: Event) -> None:
-        nonlocal file, refused
+        nonlocal refused
         if refused:
             return
         try:
-            if file is None:
-                file = _opened(folder, attempt, event)
-            if record := scalars_of(event):
-                file.write(_record(_event(moment(event), event.step, scalars=record)))
+            files.write(event)
         except OSError as error:
             refused = True
             warn(f"TensorBoard's file was not written: {error.strerror or error}")
@@ -54,8 +52,52 @@ def board(run: Path, attempt: int, warn: Callable[[str], None]) -> Iterator[Call
     try:
         yield write
     finally:
-        if file is not None:
-            file.close()
+        files.close()
+
+
+class _Files:
+    """An attempt's, one after another: who copies them to a bucket sends a small one again and again."""
+
+    def __init__(self, folder: Path, attempt: int) -> None:
+        self._folder, self._attempt = folder, attempt
+        self._file: IO[bytes] | None = None
+        self._name, self._part, self._size = "", 0, 0
+
+    def write(self, event: Event) -> None:
+        now = moment(event)
+        if self._file is None:
+            # Takes back what an earlier attempt did after the step that this one goes on from.
+            self._open(now, _record(_event(now, event.step + 1, starts=True)))
+        scalars = scalars_of(event)
+        if scalars:
+            if self._size > LARGEST:
+                self.close()
+                self._part += 1
+                self._open(now)
+            self._put(_record(_event(now, event.step, scalars=scalars)))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self, now: float, head: bytes = b"") -> None:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        # TensorBoard reads them in the order of their names.
+        self._name = (
+            self._name or f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{self._attempt:06d}"
+        )
+        name = f"{self._name}.{self._part:04d}" if self._part else self._name
+        self._file, self._size = (self._folder / name).open("wb", buffering=0), 0
+        try:
+            self._put(_record(_event(now, 0, version="brain.Event:2")) + head)
+        except OSError:
+            self._file.close()
+            raise
+
+    def _put(self, data: bytes) -> None:
+        assert self._file is not None
+        self._file.write(data)
+        self._size += len(data)
 
 
 def scalars_of(event: Event) -> dict[str, float]:
@@ -67,21 +109,6 @@ def scalars_of(event: Event) -> dict[str, float]:
         # The base's value begins the curve of what is trained.
         return {f"validation/{name}": float(fields[name]) for name in ("loss", "perplexity")}
     return {}
-
-
-def _opened(folder: Path, attempt: int, first: Event) -> IO[bytes]:
-    """A file of this attempt, which takes back what an earlier one did after the step it goes on from."""
-    folder.mkdir(parents=True, exist_ok=True)
-    now = moment(first)
-    name = f"events.out.tfevents.{int(now)}.{socket.gethostname()}.{attempt:06d}"
-    file = (folder / name).open("wb", buffering=0)
-    try:
-        file.write(_record(_event(now, 0, version="brain.Event:2")))
-        file.write(_record(_event(now, first.step + 1, starts=True)))
-    except OSError:
-        file.close()
-        raise
-    return file
 
 
 def _record(data: bytes) -> bytes:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from packtrain.artifacts.card import CardFacts, base_license
 from packtrain.artifacts.receipt import package_versions
 from packtrain.artifacts.training_args import TrainingFacts
 from packtrain.config import identity
 from packtrain.evaluate.answers import Score
+from packtrain.model.flops import flops_per_token
+from packtrain.plan.peak import gpu_peak
 from packtrain.train.optimizer import warmup_steps
 
 if TYPE_CHECKING:
@@ -27,6 +31,23 @@ def metrics(fit: Fit, result: Score | None) -> dict[str, Any]:
     }
     if result is not None:
         found["answers"] = {"right_before": result.before, "right": result.after, "asked": result.asked}
+    return found
+
+
+def speed_is_a_share_of(fit: Fit) -> dict[str, float]:
+    """Operations of a token, and those a second that all GPUs together could do; what of it is known."""
+    found: dict[str, float] = {}
+    train = fit.data.report.train
+    needed = flops_per_token(
+        fit.model, fit.data.train.lengths, train.supervised_tokens / max(1, train.tokens)
+    )
+    if needed is not None:
+        found["flops_per_token"] = round(needed)
+    device, dtype = fit.trainer.device, fit.state.settings["dtype"]
+    if device.type == "cuda" and dtype == "bfloat16":
+        peak = gpu_peak(torch.cuda.get_device_name(device))
+        if peak is not None:
+            found["peak_flops"] = peak * fit.trainer.world.size
     return found
 
 

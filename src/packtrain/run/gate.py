@@ -26,7 +26,7 @@ class Check:
     """One question and its answer."""
 
     name: str
-    """``model``, ``data`` or ``bucket``."""
+    """``model``, ``data``, ``bucket``, or in the pod ``trackers``."""
     subject: str
     commit: str | None = None
     """What a model or data set of the hub is pinned to."""

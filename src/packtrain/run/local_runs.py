@@ -8,7 +8,7 @@ from typing import Any
 
 from packtrain.errors import PacktrainError
 from packtrain.report.story import Story, gather
-from packtrain.rundir import RunDir, stream
+from packtrain.rundir import RunDir, ends_of
 
 #: Where ``packtrain train`` puts them, unless it is told another folder.
 RUNS = Path("runs")
@@ -20,6 +20,7 @@ class LocalRun:
     run_id: str
     folder: Path
     story: Story
+    """Of its ends: how it stands, and not all that happened."""
 
     @property
     def place(self) -> str:
@@ -74,5 +75,5 @@ def local_runs(folder: Path = RUNS) -> list[LocalRun]:
         except PacktrainError:
             continue
         if who is not None:
-            found.append(LocalRun(who.name, who.run_id, run_dir.path, gather(stream(run_dir.events_file))))
+            found.append(LocalRun(who.name, who.run_id, run_dir.path, gather(ends_of(run_dir.events_file))))
     return found

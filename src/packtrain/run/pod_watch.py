@@ -14,6 +14,7 @@ from pathlib import Path
 from packtrain.config import ClusterConfig, RunConfig, seconds
 from packtrain.errors import PacktrainError
 from packtrain.plan.machines import OWN_PRICE, machine, price_per_hour
+from packtrain.report.trackers.tracker import secrets as tracker_secrets
 from packtrain.run.budget import Budget, Rate
 from packtrain.run.event_mirror import EventMirror
 from packtrain.run.launch import Nodes
@@ -108,7 +109,7 @@ def watching(
             with suppress(PacktrainError):  # no credentials: the run itself says so
                 remote = stack.enter_context(closing(open_mirror(uri)))
         if remote is not None:
-            secrets = (environment.get("HF_TOKEN", ""),)
+            secrets = (environment.get("HF_TOKEN", ""), *tracker_secrets(environment))
             watch.logs = LogMirror(remote, node=nodes.rank, ranks=processes, secrets=secrets)
             watch._tee = stack.enter_context(Tee(watch.logs.first))
             watch.budget = _budget(

@@ -19,6 +19,7 @@ from typing import Any
 from packtrain.config import RunConfig
 from packtrain.ending import end_process
 from packtrain.errors import AccessError, BugError, PacktrainError, UnavailableError, UsageError
+from packtrain.report.trackers.tracker import check_installed
 from packtrain.run.gate import Check, checks
 from packtrain.run.outcome import gravity
 
@@ -37,7 +38,7 @@ def ask(
     """All answers; what is refused, or away, is asked again within ``patience`` seconds."""
     begun = clock()
     while True:
-        answers = list(checks(config, write=True))
+        answers = [*_trackers(config), *checks(config, write=True)]
         refused = [each for each in answers if isinstance(each.error, AccessError | UnavailableError)]
         passing = bool(refused) and all(
             each.name == "bucket" or isinstance(each.error, UnavailableError) for each in refused
@@ -45,6 +46,15 @@ def ask(
         if not passing or clock() - begun + _PAUSE > patience:
             return answers
         sleep(_PAUSE)
+
+
+def _trackers(config: RunConfig) -> list[Check]:
+    """Those of `report.to` have to be in this image."""
+    try:
+        check_installed(config.report.to)
+    except UsageError as error:
+        return [Check("trackers", ", ".join(config.report.to), error=error)]
+    return [Check("trackers", ", ".join(config.report.to))] if config.report.to else []
 
 
 def told(answers: Sequence[Check]) -> dict[str, Any]:

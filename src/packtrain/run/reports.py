@@ -12,12 +12,15 @@ from packtrain.errors import PacktrainError, UsageError
 from packtrain.report.facts import read_facts
 from packtrain.report.tensorboard import board
 from packtrain.report.write import REPORT, seconds_for, write_report
+from packtrain.run.board_mirror import board_copied
+from packtrain.run.tracked import tracked
 from packtrain.run.where import find
 from packtrain.rundir import write_atomically
 from packtrain.storage import Storage
 
 if TYPE_CHECKING:
     from packtrain.run.session import Session
+    from packtrain.rundir import Event
 
 #: For the page's copy in the bucket: it is small, and can be written again.
 COPY_SECONDS = 5.0
@@ -55,9 +58,20 @@ def publish_report(session: Session) -> None:
 
 @contextmanager
 def reported(session: Session, attempt: int) -> Iterator[None]:
-    """TensorBoard's file as the attempt goes, and the page at its end."""
+    """TensorBoard's files and the trackers as the attempt goes, and the page at its end."""
+    remote = session.keeping.remote if session.keeping is not None else None
     try:
-        with board(session.run_dir.path, attempt, session.warn) as session.on_event:
+        with (
+            board_copied(session.run_dir.path, remote, session.seconds_left),
+            board(session.run_dir.path, attempt, session.warn) as write,
+            tracked(session) as tell,
+        ):
+
+            def on_event(event: Event) -> None:
+                write(event)
+                tell(event)
+
+            session.on_event = on_event
             yield
     finally:
         last_report(session)

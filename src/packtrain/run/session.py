@@ -21,6 +21,7 @@ from packtrain.artifacts.receipt import RECEIPT, Receipt
 from packtrain.config import RunConfig, seconds
 from packtrain.errors import BugError, PacktrainError, PreemptedError
 from packtrain.evaluate.answers import Answer
+from packtrain.report.trackers.tracker import check_installed
 from packtrain.run.heavy import heavy_imports
 from packtrain.run.keeping import Keeping, keeping
 from packtrain.run.mirror import keep_config
@@ -189,6 +190,7 @@ def run(
     adapter is judged by them. The same call goes on after any interruption. Errors: any of
     :mod:`packtrain.errors`, and :class:`StopNow`, which becomes one where ``stop`` is left.
     """
+    check_installed(run_file.config.report.to)
     session = Session(run_file, RunDir(folder), progress, stop, on_answers)
     stop.grace, stop.on_overdue = seconds(run_file.config.checkpoint.grace), session.tell_overdue
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:

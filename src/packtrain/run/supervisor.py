@@ -137,10 +137,12 @@ def main(arguments: Sequence[str] | None = None, *, last: bool = False) -> int:
             asked = train_parser().parse_args(rest)
             # Imported here: pydantic takes a quarter of a second.
             from packtrain.config import seconds
+            from packtrain.report.trackers.tracker import check_installed
             from packtrain.run.pod_watch import watching
             from packtrain.runfile import load
 
             config = load(asked.run, asked.set).config
+            check_installed(config.report.to)
             folder = Path(asked.run_dir) if asked.run_dir else Path("runs") / config.name
 
             with watching(

@@ -15,6 +15,7 @@ from packtrain.model.attention import plain_attention
 from packtrain.model.folder import weights_dtype
 from packtrain.model.full import FullModel
 from packtrain.model.parallel import World, local
+from packtrain.run import facts
 from packtrain.run.finish import base_alone, save_result, whole_again
 from packtrain.run.fit import Fit, set_up
 from packtrain.run.planned import recall
@@ -52,6 +53,7 @@ def _make(session: Session) -> Receipt | None:
             rows=len(fit.data.train),
             processes=fit.trainer.world.size,
             **fit.state.settings,
+            **facts.speed_is_a_share_of(fit),
             **({"image": made_in} if (made_in := image()) else {}),
         )
         tell_data(session, fit)

@@ -14,8 +14,9 @@ from textual.containers import Container
 from textual.events import Resize
 from textual.widgets import Static
 
+from packtrain.run.watch_curves import draw_all
 from packtrain.run.watch_source import Watched
-from packtrain.run.watch_view import View, draw_curves, progress_bar
+from packtrain.run.watch_view import View, progress_bar
 
 #: Columns from which on events and log stand beside the curve.
 WIDE = 120
@@ -97,8 +98,7 @@ class WatchApp(App[Exception]):
         self._put("head", lines)
         self._put("figures", ["  ".join(view.figures), progress_bar(view.step, view.steps, width)], wrap=True)
         curve = self.query_one("#curve", Static).size
-        key = "Loss: dots training, o validation" + (", - base" if view.base is not None else "")
-        self._put("curve", [key, *draw_curves(view, curve.width, curve.height - 1)])
+        self._put("curve", draw_all(view, curve.width, curve.height))
         self.query_one("#log", Static).display = bool(view.log)
         for name, words in (("events", [line for _, line in view.events]), ("log", view.log)):
             room = self.query_one(f"#{name}", Static).size.height - 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 
+from packtrain.report.efficiency import Efficiency, efficiency
 from packtrain.report.facts import RunFacts
 from packtrain.report.series import Series
 from packtrain.report.story import Story
@@ -14,10 +14,6 @@ from packtrain.train.progress import duration
 #: Events and lines of a log that are kept.
 EVENTS = 50
 Points = tuple[tuple[float, float], ...]
-#: The dots of a braille character, by row and column.
-_DOTS = ((0x01, 0x08), (0x02, 0x10), (0x04, 0x20), (0x40, 0x80))
-_MARGIN = 9
-
 
 Told = tuple[tuple[int, int], str]
 """Attempt and seq of an event, and its line."""
@@ -51,6 +47,10 @@ class View:
     loss: Points
     validation: Points
     base: float | None
+    speed: Points
+    """Tokens a second."""
+    memory: Points
+    """Bytes, the highest so far."""
     events: tuple[Told, ...]
     log: tuple[str, ...]
     cluster: str | None
@@ -66,7 +66,8 @@ def make_view(
     cluster: Standing | None,
     note: str | None,
 ) -> View:
-    story, numbers = run.story, _numbers(run)
+    story, used = run.story, efficiency(run.story)
+    numbers = _numbers(run, used)
     return View(
         name=run.name,
         run_id=run.run_id,
@@ -76,10 +77,12 @@ def make_view(
         step=story.step,
         steps=story.steps,
         numbers=numbers,
-        figures=_figures(run, numbers),
+        figures=_figures(run, numbers, used),
         loss=_points(story.curves["loss"]),
         validation=_points(story.validation),
         base=story.base_loss,
+        speed=_points(story.curves["tokens_per_second"]),
+        memory=_points(story.curves["peak_bytes"]),
         events=tuple(events),
         log=(cluster.lines if cluster else ()) or log,
         cluster=cluster.sentence if cluster else None,
@@ -111,12 +114,13 @@ def _status(story: Story) -> str:
     return f"{told}; {message}" if message else told
 
 
-def _numbers(run: RunFacts) -> dict[str, float | None]:
+def _numbers(run: RunFacts, used: Efficiency | None) -> dict[str, float | None]:
     story, cost = run.story, run.cost
     return {
         "loss": story.curves["loss"].last,
         "validation_loss": story.validation.last,
         "tokens_per_second": story.curves["tokens_per_second"].last,
+        "efficiency": used.share if used else None,
         "peak_bytes": story.curves["peak_bytes"].last,
         "seconds_left": seconds_left(story),
         "checkpoint": story.saved_step,
@@ -124,13 +128,14 @@ def _numbers(run: RunFacts) -> dict[str, float | None]:
     }
 
 
-def _figures(run: RunFacts, numbers: dict[str, float | None]) -> tuple[str, ...]:
+def _figures(run: RunFacts, numbers: dict[str, float | None], used: Efficiency | None) -> tuple[str, ...]:
     story = run.story
     about = "" if run.cost and run.cost.exact else "about "
     said: dict[str, Callable[[float], str]] = {
         "loss": lambda loss: f"loss {loss:.4f}",
         "validation_loss": lambda loss: f"validation {loss:.4f}",
         "tokens_per_second": lambda speed: f"{speed:,.0f} tokens/s",
+        "efficiency": lambda share: f"{used.name if used else ''} {share:.1%}",
         "peak_bytes": lambda size: f"memory {size / 1e9:.2f} GB",
         "seconds_left": lambda seconds: f"about {duration(seconds)} left",
         "checkpoint": lambda step: f"checkpoint of step {step:,}",
@@ -153,50 +158,3 @@ def progress_bar(step: int, steps: int | None, width: int) -> str:
     room = width - 7
     full = int(share * room)
     return "█" * full + "·" * (room - full) + f" {100 * share:4.0f} %"
-
-
-def draw_curves(view: View, width: int, height: int) -> list[str]:
-    """The losses in ``height`` lines of ``width``: training in braille dots, validation as ``o``.
-
-    The base's loss is a line of dashes, where it lies within reach of the others.
-    """
-    rows, columns = height - 1, width - _MARGIN
-    drawn = view.loss + view.validation
-    if rows < 2 or columns < 8 or not drawn:
-        return ["There is no step yet."] if not drawn else []
-    values = [value for _, value in drawn]
-    low, high = min(values), max(values)
-    if high - low < 1e-9:
-        low, high = low - 0.5, high + 0.5
-    last = max(*(x for x, _ in drawn), float(view.steps or 0), 1.0)
-
-    def cell(x: float, value: float, per_column: int, per_row: int) -> tuple[int, int]:
-        across = round(x / last * (columns * per_column - 1))
-        return across, round((high - value) / (high - low) * (rows * per_row - 1))
-
-    dots = [[0] * columns for _ in range(rows)]
-    for x, y in _line([cell(*point, 2, 4) for point in view.loss]):
-        dots[y // 4][x // 2] |= _DOTS[y % 4][x % 2]
-    grid = [[chr(0x2800 + bits) if bits else " " for bits in row] for row in dots]
-    if view.base is not None and low <= view.base <= high:
-        row = grid[cell(0, view.base, 1, 1)[1]]
-        row[:] = [each if each != " " else "-" for each in row]
-    for point in view.validation:
-        x, y = cell(*point, 1, 1)
-        grid[y][x] = "o"
-    labels = {0: high, rows // 2: high - (high - low) * (rows // 2) / (rows - 1), rows - 1: low}
-    lines = [
-        (f"{labels[at]:>{_MARGIN - 2}.3f} " if at in labels else " " * (_MARGIN - 1)) + "│" + "".join(row)
-        for at, row in enumerate(grid)
-    ]
-    ends = f"{last:,.0f}"
-    return [*lines, " " * _MARGIN + "0" + " " * max(1, columns - 1 - len(ends)) + ends]
-
-
-def _line(cells: Sequence[tuple[int, int]]) -> Iterable[tuple[int, int]]:
-    """The dots from each to the next."""
-    yield from cells[:1]
-    for (x, y), (to_x, to_y) in pairwise(cells):
-        steps = max(abs(to_x - x), abs(to_y - y), 1)
-        for at in range(1, steps + 1):
-            yield x + round((to_x - x) * at / steps), y + round((to_y - y) * at / steps)

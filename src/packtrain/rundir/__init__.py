@@ -20,7 +20,7 @@ from packtrain.rundir.events import (
 )
 from packtrain.rundir.files import sync, write_atomically
 from packtrain.rundir.folder import RunDir, RunIdentity, new_run_id
-from packtrain.rundir.history import SoFar, history, last_attempt, stream, tell_end
+from packtrain.rundir.history import SoFar, ends_of, history, last_attempt, stream, tell_end
 
 __all__ = [
     "EVENTS_VERSION",
@@ -32,6 +32,7 @@ __all__ = [
     "RunDir",
     "RunIdentity",
     "SoFar",
+    "ends_of",
     "history",
     "last_attempt",
     "new_run_id",

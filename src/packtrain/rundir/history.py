@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from packtrain.errors import BY_EXIT_CODE, PreemptedError, UnavailableError
 from packtrain.rundir.events import PROGRESS, Event, EventWriter, parse_events
+
+#: Bytes of a long file that are parsed to know how a run stands, at its begin and at its end, and those that
+#: are searched for a checkpoint before the latter.
+HEAD, TAIL, SEARCHED = 64 << 10, 1 << 20, 32 << 20
+_CHECKPOINT = b'"kind": "checkpoint"'
 
 
 def history(events: Path | Iterable[Event]) -> list[Event]:
@@ -35,6 +42,37 @@ def stream(path: Path, size: int | None = None) -> Iterator[Event]:
     # What takes something back is rare: a line that cannot be one is not parsed for that.
     marked = ((at, line) for at, line in _lines(path, size) if '"start"' in line or '"eval"' in line)
     yield from _told(_numbered(marked), _numbered(_lines(path, size)))
+
+
+def ends_of(path: Path, head: int = HEAD, tail: int = TAIL) -> list[Event]:
+    """How a run stands, without its whole file being read: the first starts, the last checkpoint, and the
+    last events, as :func:`history` would tell them. All events of a file that is small. ``head``, ``tail``:
+    bytes."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            if size <= head + tail:
+                return history(path)
+            file.seek(0)
+            first = [line for line in file.read(head).splitlines()[:-1] if b'"kind": "start"' in line]
+            file.seek(size - tail)
+            last = file.read(tail).split(b"\n")[1:]
+            saved = [] if any(_CHECKPOINT in line for line in last) else _saved(file, size - tail)
+    except FileNotFoundError:
+        return []
+    found = parse_events(line.decode(errors="replace") for line in (*first, *saved, *last))
+    return history(sorted(found, key=lambda event: (event.attempt, event.seq)))
+
+
+def _saved(file: BinaryIO, before: int) -> list[bytes]:
+    """The line of the last checkpoint, looked for in so much as can be searched in a moment."""
+    least = max(0, before - SEARCHED)
+    file.seek(least)
+    data = file.read(before - least)
+    at = data.rfind(_CHECKPOINT)
+    if at < 0:
+        return []
+    return [data[data.rfind(b"\n", 0, at) + 1 : data.find(b"\n", at)]]
 
 
 def _lines(path: Path, size: int) -> Iterator[tuple[int, str]]:

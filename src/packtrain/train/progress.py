@@ -103,6 +103,9 @@ class Progress(ABC):
         """Training begins after ``step`` of ``steps``."""
         self.steps = steps
 
+    def note(self, text: str) -> None:  # noqa: B027  (where nothing is shown, neither is this)
+        """Something to know, beside the work that goes on."""
+
     @abstractmethod
     def close(self) -> None:
         """No more is shown."""
@@ -140,6 +143,9 @@ class PlainProgress(Progress):
                 return
             line += f"  left {duration(self._left(event.step))}  memory {peak_of(event) / 1e9:.2f} GB"
         self._print(line)
+
+    def note(self, text: str) -> None:
+        self._print(text)
 
     def close(self) -> None: ...
 
@@ -191,6 +197,9 @@ class TerminalProgress(Progress):
         elif line := describe(event, self.steps):
             style = "yellow" if event.kind == "warning" else None
             (self._bar.console if self._bar else self._console).print(line, style=style, highlight=False)
+
+    def note(self, text: str) -> None:
+        (self._bar.console if self._bar else self._console).print(text, highlight=False)
 
     def close(self) -> None:
         if self._bar is not None:
