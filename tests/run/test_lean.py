@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from whole_run import ROOT, Job, make_job
+from tiny import make_tiny_base
+from whole_run import ROOT, Job, make_job, packtrain
 
 #: What a training of one process, without torch.compile, has no use for.
 LEFT_OUT = ("torch._dynamo.utils", "torch._inductor", "torch.distributed.tensor", "sympy")
@@ -62,7 +63,7 @@ def test_what_is_left_out_and_what_is_as_it_was_afterwards() -> None:
 @pytest.mark.parametrize(
     ("code", "environment"),
     [
-        (BEGIN + IMPORT.replace("heavy_imports()", "heavy_imports(compiling=True)"), {}),
+        (BEGIN + IMPORT.replace("heavy_imports()", "heavy_imports(lean=False)"), {}),
         (BEGIN + IMPORT, {"WORLD_SIZE": "2"}),
         (BEGIN.replace("\nown_process()", "") + IMPORT, {}),
     ],
@@ -141,3 +142,27 @@ def test_what_comes_of_it_is_the_same_to_the_bit(job: Job, base: Path, tmp_path:
     here = make_job(tmp_path / "here", base)
     here.done()
     assert job.weights() == here.weights() and job.losses() == here.losses()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llama3", "gemma"])
+def test_data_is_shown_without_torch_and_as_with_it(kind: str, tmp_path: Path) -> None:
+    job = make_job(tmp_path, make_tiny_base(tmp_path / "base", kind))
+    arguments = ["data", str(job.run_file), "--json", "--preview", "1"]
+    told = told_by(
+        f"{BEGIN}import contextlib, io\n"
+        "from packtrain.cli.main import main\n"
+        "out, err = io.StringIO(), io.StringIO()\n"
+        "with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):\n"
+        f"    code = main({arguments!r})\n"
+        "print(json.dumps([code, out.getvalue(), err.getvalue(), 'torch' in sys.modules]))"
+    )
+    assert told == [0, packtrain(*arguments).out, "", False]
+
+
+def test_a_tokenizer_with_code_of_its_own_finds_torch() -> None:
+    told = told_by(
+        f"{BEGIN}with heavy.tokenizer_imports(own_code=True):\n    import transformers\n"
+        "print(json.dumps([transformers.utils.is_torch_available(), 'torch' in sys.modules]))"
+    )
+    assert told == [True, True]

@@ -36,16 +36,16 @@ def data(
     What the model is trained on is green on a terminal, and stands in ⟦…⟧ elsewhere.
     """
     from packtrain import runfile
-    from packtrain.run.heavy import heavy_imports
-
-    with heavy_imports():
-        from packtrain.data.chat import template_text
-        from packtrain.data.prepare import prepare
-        from packtrain.data.preview import parts
-        from packtrain.model.weights import load_tokenizer, resolve_base
+    from packtrain.data.chat import template_text
+    from packtrain.data.prepare import prepare
+    from packtrain.data.preview import parts
+    from packtrain.model.weights import load_tokenizer, resolve_base
+    from packtrain.run.heavy import tokenizer_imports
 
     config = runfile.load(run, set_ or []).config
-    tokenizer = load_tokenizer(resolve_base(config.model, weights=False), config.model)
+    base = resolve_base(config.model, weights=False)
+    with tokenizer_imports(own_code=config.model.trust_remote_code):
+        tokenizer = load_tokenizer(base, config.model)
     section = config.data
     first_only = bool(preview and not stats and not as_json)
     if first_only:

@@ -14,22 +14,22 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
-from packtrain.own import is_own_process
+from packtrain.own import is_own_process, not_there
 
 
 @contextmanager
-def heavy_imports(*, compiling: bool = False) -> Iterator[None]:
+def heavy_imports(*, lean: bool = True) -> Iterator[None]:
     """Around the imports: nothing is collected, and afterwards what is there is left out of collections.
 
-    In a process of packtrain's own what is not needed is left out, unless torch.compile will be used
-    (``compiling``). A process that has transformers already is left as it is.
+    ``lean``: in a process of packtrain's own, what only torch.compile and several processes need is left out.
+    A process that has transformers already is left as it is.
     """
     if "transformers" in sys.modules or not gc.isenabled():
         yield
         return
     gc.disable()
     try:
-        with _lean_imports() if is_own_process() and not compiling else nullcontext():
+        with _lean_imports() if lean and is_own_process() else nullcontext():
             yield
     finally:
         gc.freeze()
@@ -45,3 +45,32 @@ def _lean_imports() -> Iterator[None]:
 
     with lean_imports():
         yield
+
+
+@contextmanager
+def tokenizer_imports(*, own_code: bool) -> Iterator[None]:
+    """Around the making of a tokenizer, where nothing else of transformers is needed: it does without torch.
+
+    ``own_code``: it comes with code, which may want torch. Not in a process that is not packtrain's own.
+    """
+    if own_code or not is_own_process():
+        with heavy_imports():
+            yield
+        return
+    with heavy_imports(lean=False), not_there("torch"), _unadvised():
+        yield
+
+
+@contextmanager
+def _unadvised() -> Iterator[None]:
+    """transformers would tell the user that models need torch."""
+    name = "TRANSFORMERS_NO_ADVISORY_WARNINGS"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

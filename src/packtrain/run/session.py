@@ -242,7 +242,7 @@ def _lead(session: Session, *, new: bool) -> Outcome:
             if receipt is None:
                 # Imported here: torch and transformers take seconds, which a finished run does not need;
                 # and not interrupted: a library whose import was cut in the middle does not recover.
-                with stop.deferred(), heavy_imports(compiling=config.train.compile):
+                with stop.deferred(), heavy_imports(lean=not config.train.compile):
                     from packtrain.run.training import make_adapter
 
                 receipt = make_adapter(session)
