@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+LM_EVAL := .lm-eval
 
 .PHONY: help venv demo test test-long lint format docs lock wheel clean
 
@@ -31,6 +32,11 @@ $(STAMP): pyproject.toml constraints.txt
 	  | grep --line-buffered -E '^(Collecting|Installing collected)' | cut -c -100
 	@touch $@
 
+$(LM_EVAL)/.installed: tests/lm-eval.txt $(STAMP)
+	@rm -rf $(LM_EVAL)
+	@$(BIN)/python -m pip --disable-pip-version-check install -q --no-deps --target $(LM_EVAL) -r tests/lm-eval.txt
+	@touch $@
+
 demo: $(STAMP)
 	@rm -rf demo
 	@mkdir demo
@@ -43,10 +49,10 @@ test test-long: export OMP_NUM_THREADS ?= 1
 # share is made once. In the order in which they are found, the files with long tests are not the last.
 test test-long: BESIDE := -n auto --dist loadfile --no-loadscope-reorder
 
-test: $(STAMP)
+test: $(STAMP) $(LM_EVAL)/.installed
 	@$(BIN)/python -m pytest $(BESIDE) -m 'not long'
 
-test-long: $(STAMP)
+test-long: $(STAMP) $(LM_EVAL)/.installed
 	@$(BIN)/python -m pytest $(BESIDE)
 
 lint: $(STAMP)
