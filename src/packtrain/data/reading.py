@@ -131,9 +131,8 @@ def _format_of(chunk: list[Row | BadRow]) -> str:
 
 
 def _nothing_left(source: Source, found: Findings, max_length: int) -> str:
-    name = source.source if isinstance(source.source, str) else ", ".join(source.source)
     return (
-        f"{name}: no row is left of {found.rows_read:,}: {found.bad_rows:,} bad, "
+        f"{source.name}: no row is left of {found.rows_read:,}: {found.bad_rows:,} bad, "
         f"{found.too_long_rows:,} longer than data.max_length {max_length:,}, "
         f"{found.unsupervised_rows:,} without an answer after the cut"
     )

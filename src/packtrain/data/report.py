@@ -90,6 +90,34 @@ class SplitReport:
 
 
 @dataclass(frozen=True)
+class PartReport:
+    """A source of a mixture, in training."""
+
+    source: str
+    weight: float
+    rows: int
+    """That are trained on; each counted once."""
+    tokens: int
+    """Theirs."""
+    supervised_tokens: int
+    validation_rows: int
+    """That were held out."""
+    epoch_rows: int
+    """Rows that an epoch sees, as often as it sees them."""
+    epoch_tokens: int
+    """Theirs; on average, where epochs differ."""
+
+    @classmethod
+    def of(
+        cls, source: str, weight: float, rows: TokenizedRows, epoch_rows: int, validation_rows: int
+    ) -> PartReport:
+        tokens = int(rows.lengths.sum())
+        epoch_tokens = round(tokens * epoch_rows / max(1, len(rows)))
+        supervised = int(rows.targets.sum())
+        return cls(source, weight, len(rows), tokens, supervised, validation_rows, epoch_rows, epoch_tokens)
+
+
+@dataclass(frozen=True)
 class DataReport:
     format: str
     max_length: int
@@ -104,12 +132,19 @@ class DataReport:
     """Rows of validation that stand in training, too."""
     notes: tuple[str, ...] = ()
     """What else a person should know, a sentence each."""
+    mixture: tuple[PartReport, ...] = ()
+    """Of each source, where they have weights."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        plain = asdict(self) | {"warnings": self.warnings()}
+        plain = asdict(self) | {"warnings": self.warnings(), "mixture": self._shares()}
         del plain["notes"]
-        return plain
+        return plain if self.mixture else {name: value for name, value in plain.items() if name != "mixture"}
+
+    def _shares(self) -> list[dict[str, Any]]:
+        """Of each source, with its share of an epoch's tokens."""
+        total = max(1, sum(part.epoch_tokens for part in self.mixture))
+        return [asdict(part) | {"share": round(part.epoch_tokens / total, 4)} for part in self.mixture]
 
     def warnings(self) -> list[str]:
         """A sentence each for what may not be meant."""
@@ -128,6 +163,11 @@ class DataReport:
             )
         if found.unsupervised_rows:
             lines.append(f"{_rows(found.unsupervised_rows)} left out: the cut took all of the answer")
+        lines += [
+            f"data.train: no row of {part.source} is left for training: validation took all of them"
+            for part in self.mixture
+            if not part.rows
+        ]
         if self.duplicates.rows:
             lines.append(
                 f"{_rows(self.duplicates.rows)} in training more than once, "
@@ -158,6 +198,12 @@ class DataReport:
                 f"  packing    {split.bins:,} sequences of {self.max_length:,} tokens, "
                 f"{split.packing_efficiency:.1%} full",
             ]
+        for part in self._shares():
+            lines.append(
+                f"  {part['share']:>6.1%}   {part['source']}: weight {part['weight']:g}, "
+                f"{part['rows']:,} rows ({part['tokens']:,} tokens, {part['supervised_tokens']:,} supervised), "
+                f"{part['epoch_rows']:,} of an epoch"
+            )
         return lines
 
     @property

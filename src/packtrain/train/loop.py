@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from packtrain.config import TrainConfig
-from packtrain.data.batches import BatchPlan, MicroBatch, collate, micro_batches
+from packtrain.data.batches import BatchPlan, Bins, MicroBatch, collate, micro_batches
 from packtrain.data.tokenized import TokenizedRows
 from packtrain.errors import DivergedError
 from packtrain.model.loss import CausalLoss
@@ -57,7 +57,7 @@ class Trainer:
     """The adapter, or all of the base."""
     optimizer: torch.optim.Optimizer
     rows: TokenizedRows
-    bins: Sequence[npt.NDArray[np.int64]]
+    bins: Bins
     """Row indices of each bin."""
     plan: BatchPlan
     config: TrainConfig
