@@ -201,8 +201,8 @@ class DataReport:
         for part in self._shares():
             lines.append(
                 f"  {part['share']:>6.1%}   {part['source']}: weight {part['weight']:g}, "
-                f"{part['rows']:,} rows ({part['tokens']:,} tokens, {part['supervised_tokens']:,} supervised), "
-                f"{part['epoch_rows']:,} of an epoch"
+                f"{part['rows']:,} rows ({part['tokens']:,} tokens, {part['supervised_tokens']:,} of them "
+                f"supervised), {part['epoch_rows']:,} an epoch"
             )
         return lines
 

@@ -104,7 +104,7 @@ def of_rows(
 
 @dataclass(frozen=True)
 class _Part:
-    """A source: ``total`` rows of training like ``rows``, each seen so often in an epoch as ``weight`` says."""
+    """A source: ``total`` rows of training like ``rows``; an epoch sees each ``weight`` times."""
 
     rows: TokenizedRows
     total: int
