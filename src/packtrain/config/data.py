@@ -43,6 +43,9 @@ class DataConfig(Section):
     """What happens to a row longer than `max_length`. A cut answer never trains an end of turn."""
     packing: bool = True
     """Several rows in a sequence, without seeing each other. Off: one row a sequence."""
+    weight_column: str | None = Field(default="weight", min_length=1)
+    """The column with a row's weight, a number from 0: what its loss counts. A row without it counts 1,
+    one of 0 is left out. `null`: such a column is something else."""
     on_bad_row: Literal["fail", "skip"] = "fail"
     """`skip` counts bad rows and lists the first ten."""
     max_bad_rows: int = Field(default=100, ge=0)

@@ -158,6 +158,8 @@ class MicroBatch:
     """[N]: the row of each document."""
     longest: int
     """Tokens of the longest document."""
+    weights: torch.Tensor | None = None
+    """float32 [S]: what the loss of each target counts; None where all count 1."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same with its tensors on ``device``; the host does not wait until they are there."""
@@ -165,7 +167,8 @@ class MicroBatch:
             return self
         moved = {
             name: getattr(self, name).pin_memory().to(device, non_blocking=True)
-            for name in ("input_ids", "position_ids", "cu_seqlens", "target_positions", "targets")
+            for name in ("input_ids", "position_ids", "cu_seqlens", "target_positions", "targets", "weights")
+            if getattr(self, name) is not None
         }
         return replace(self, **moved)
 
@@ -188,6 +191,10 @@ def collate(rows: TokenizedRows, bins: Bins, bin_ids: Sequence[int] | Indices) -
     predicted = np.flatnonzero(rows.supervised[source] & (positions > 0))
     last_documents = np.cumsum([len(bins[int(bin_id)]) for bin_id in bin_ids])
     ends = bounds[last_documents].tolist()
+    weights = None
+    if rows.weights is not None:
+        each = rows.weights[documents].astype(np.float32)
+        weights = torch.from_numpy(np.repeat(each, rows.targets[documents]))
     return MicroBatch(
         input_ids=torch.from_numpy(tokens),
         position_ids=torch.from_numpy(positions),
@@ -200,4 +207,5 @@ def collate(rows: TokenizedRows, bins: Bins, bin_ids: Sequence[int] | Indices) -
         ),
         rows=documents,
         longest=int(lengths.max()),
+        weights=weights,
     )

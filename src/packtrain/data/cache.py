@@ -30,7 +30,7 @@ KEEP = 8
 #: After so many seconds what a killed process left half made is removed.
 STALE = 24 * 3600.0
 #: The settings that a source's tokens depend on; the split and the packing are made at each start.
-SETTINGS = ("format", "max_length", "too_long", "on_bad_row", "max_bad_rows", "limit")
+SETTINGS = ("format", "weight_column", "max_length", "too_long", "on_bad_row", "max_bad_rows", "limit")
 _LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "numpy")
 
 

@@ -68,6 +68,8 @@ class Encoded:
 
     tokens: npt.NDArray[np.int32]
     supervised: npt.NDArray[np.bool_]
+    weight: float = 1.0
+    """What the row's loss counts."""
 
 
 def template_text(value: str | None) -> str | None:

@@ -14,6 +14,7 @@ from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from packtrain.config import DataConfig
 from packtrain.data.packing import Indices
@@ -109,7 +110,14 @@ def joined(parts: Sequence[TokenizedRows]) -> TokenizedRows:
         places=Places.joined([each.places for each in parts]),
         targets=np.concatenate([each.targets for each in parts]),
         digests=np.concatenate([each.digests for each in parts]),
+        weights=_joined_weights(parts),
     )
+
+
+def _joined_weights(parts: Sequence[TokenizedRows]) -> npt.NDArray[np.float64] | None:
+    if all(each.weights is None for each in parts):
+        return None
+    return np.concatenate([np.ones(len(each)) if each.weights is None else each.weights for each in parts])
 
 
 @dataclass(frozen=True)

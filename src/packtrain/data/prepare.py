@@ -96,6 +96,12 @@ def prepare(
         )
         sources["validation"] = own.description
         validation = desk.rows(own, config).rows
+    # A loss that is comparable, whatever weights the rows have.
+    validation = None if validation is None else validation.unweighted()
+    if train.weights is not None and "weight_column" not in config.model_fields_set:
+        desk.notes.append(
+            f"the rows' column {config.weight_column} is what their loss counts; data.weight_column: null ignores it"
+        )
     mixture = Mixture(
         tuple(np.flatnonzero(which == number) for number in range(len(parts))),
         tuple(part.weight for part in parts),

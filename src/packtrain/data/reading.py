@@ -7,13 +7,14 @@ to files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from packtrain.config import DataConfig
 from packtrain.data.chat import ChatTemplate, Encoded
 from packtrain.data.formats import Conversation, detect_format, to_conversation
 from packtrain.data.report import Findings
+from packtrain.data.row_weights import row_weight
 from packtrain.data.rows import BadRow, Row
 from packtrain.data.sources import Source
 from packtrain.data.token_files import RowWriter
@@ -57,18 +58,22 @@ class Reader:
     def _encoded(self, chunk: list[Row | BadRow], layout: str) -> Iterator[tuple[str, Encoded | BadRow]]:
         """(place, tokens or what is wrong) in the order of the rows."""
         conversations: list[tuple[str, Conversation]] = []
+        weights: list[float] = []
         bad: dict[int, BadRow] = {}
         for index, item in enumerate(chunk):
             try:
                 if isinstance(item, BadRow):
                     bad[index] = item
                 else:
+                    weight = row_weight(item, self.config.weight_column)
                     conversations.append((item.place, to_conversation(item, layout)))
+                    weights.append(weight)
             except BadRow as problem:
                 bad[index] = problem
                 if self.config.on_bad_row == "fail":
                     break  # later rows do not matter; earlier ones may be found bad when rendered
-        encoded = iter(self.template.encode_batch(conversations))
+        results = self.template.encode_batch(conversations)
+        encoded = (_weighted(result, weight) for result, weight in zip(results, weights, strict=True))
         for index, item in enumerate(chunk[: len(bad) + len(conversations)]):
             yield item.place, bad[index] if index in bad else next(encoded)
 
@@ -78,6 +83,9 @@ class Reader:
             result = BadRow(place, "", "has no token that the model would be trained on")
         if isinstance(result, BadRow):
             self._leave_out(result)
+            return None
+        if not result.weight:
+            self.findings.weightless_rows += 1
             return None
         limit, length = self.config.max_length, len(result.tokens)
         if length <= limit:
@@ -91,7 +99,7 @@ class Reader:
             self.findings.too_long_rows += 1
             return None
         # The end of turn goes with the tail, so that no answer is taught to end where it was cut.
-        cut = Encoded(result.tokens[:limit], result.supervised[:limit])
+        cut = Encoded(result.tokens[:limit], result.supervised[:limit], result.weight)
         if not cut.supervised[1:].any():
             self.findings.unsupervised_rows += 1
             return None
@@ -104,6 +112,10 @@ class Reader:
             raise DataError(str(bad), hint="mend the row, or set data.on_bad_row: skip")
         self.findings.note_bad_row(str(bad))
         check_limit(self.before.plus(self.findings), self.config)
+
+
+def _weighted(result: Encoded | BadRow, weight: float) -> Encoded | BadRow:
+    return result if weight == 1.0 or isinstance(result, BadRow) else replace(result, weight=weight)
 
 
 def check_limit(findings: Findings, config: DataConfig) -> None:
@@ -131,8 +143,9 @@ def _format_of(chunk: list[Row | BadRow]) -> str:
 
 
 def _nothing_left(source: Source, found: Findings, max_length: int) -> str:
+    weightless = f", {found.weightless_rows:,} with weight 0" if found.weightless_rows else ""
     return (
         f"{source.name}: no row is left of {found.rows_read:,}: {found.bad_rows:,} bad, "
         f"{found.too_long_rows:,} longer than data.max_length {max_length:,}, "
-        f"{found.unsupervised_rows:,} without an answer after the cut"
+        f"{found.unsupervised_rows:,} without an answer after the cut{weightless}"
     )

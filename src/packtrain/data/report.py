@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from packtrain.data.places import Places
+from packtrain.data.row_weights import weight_range
 from packtrain.data.tokenized import TokenizedRows
 
 #: So many bad rows, duplicates and overlaps are listed by place; all are counted.
@@ -34,6 +35,8 @@ class Findings:
     """Left out because of ``data.too_long: skip``."""
     unsupervised_rows: int = 0
     """Left out because nothing that is trained on was left after the cut."""
+    weightless_rows: int = 0
+    """Left out because their weight is 0."""
 
     def note_bad_row(self, problem: str) -> None:
         self.bad_rows += 1
@@ -71,6 +74,8 @@ class SplitReport:
     """Tokens over bins times ``max_length``."""
     fingerprint: str
     """SHA-256 over tokens and mask."""
+    weights: dict[str, float] | None = None
+    """Of the rows: ``min``, ``mean``, ``max``; None where each counts 1."""
 
     @classmethod
     def of(cls, rows: TokenizedRows, bins: int, max_length: int) -> SplitReport:
@@ -86,6 +91,7 @@ class SplitReport:
             bins=bins,
             packing_efficiency=round(tokens / (bins * max_length), 4),
             fingerprint=rows.fingerprint,
+            weights=weight_range(rows),
         )
 
 
@@ -139,6 +145,10 @@ class DataReport:
         """Plain data for JSON."""
         plain = asdict(self) | {"warnings": self.warnings(), "mixture": self._shares()}
         del plain["notes"]
+        if self.train.weights is None:
+            del plain["train"]["weights"]
+        if self.validation is not None:  # which has none
+            del plain["validation"]["weights"]
         return plain if self.mixture else {name: value for name, value in plain.items() if name != "mixture"}
 
     def _shares(self) -> list[dict[str, Any]]:
@@ -161,6 +171,8 @@ class DataReport:
             lines.append(
                 f"{_rows(found.too_long_rows)} longer than data.max_length {self.max_length} and left out"
             )
+        if found.weightless_rows:
+            lines.append(f"{_rows(found.weightless_rows)} left out: the weight is 0")
         if found.unsupervised_rows:
             lines.append(f"{_rows(found.unsupervised_rows)} left out: the cut took all of the answer")
         lines += [
@@ -198,6 +210,9 @@ class DataReport:
                 f"  packing    {split.bins:,} sequences of {self.max_length:,} tokens, "
                 f"{split.packing_efficiency:.1%} full",
             ]
+            if split.weights is not None:
+                spread = ", ".join(f"{key} {value:g}" for key, value in split.weights.items())
+                lines.append(f"  weights    {spread} of a row")
         for part in self._shares():
             lines.append(
                 f"  {part['share']:>6.1%}   {part['source']}: weight {part['weight']:g}, "
