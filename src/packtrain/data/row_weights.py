@@ -19,15 +19,14 @@ def row_weight(row: Row, column: str | None) -> float:
     if value is None or value == "":
         return 1.0
     field = shown_name(column)
-    if isinstance(value, str):  # csv has nothing but text
-        try:
-            weight = float(value)
-        except ValueError:
-            raise BadRow(row.place, field, _wrong("is text that is no number")) from None
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        weight = float(value) if abs(value) <= MOST else math.inf
-    else:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):  # csv has nothing but text
         raise BadRow(row.place, field, _wrong(f"is {type_name(value)}"))
+    try:
+        weight = float(value)
+    except OverflowError:
+        weight = math.inf
+    except ValueError:
+        raise BadRow(row.place, field, _wrong("is text that is no number")) from None
     if math.isnan(weight):
         raise BadRow(row.place, field, _wrong("is not a number (NaN)"))
     if weight < 0:
@@ -45,7 +44,5 @@ def weight_range(rows: TokenizedRows) -> dict[str, float] | None:
     """``min``, ``mean`` and ``max`` of the rows' weights; None where each counts 1."""
     if rows.weights is None or not len(rows):
         return None
-    least, mean, most = (
-        float(each) for each in (np.min(rows.weights), np.mean(rows.weights), np.max(rows.weights))
-    )
-    return {"min": least, "mean": round(mean, 6), "max": most}
+    found = {"min": np.min(rows.weights), "mean": np.mean(rows.weights), "max": np.max(rows.weights)}
+    return {name: round(float(value), 6) for name, value in found.items()}
