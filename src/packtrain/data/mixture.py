@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ from packtrain.config import DataConfig
 from packtrain.data.packing import Indices
 from packtrain.data.places import Places
 from packtrain.data.sources import Source, open_source
-from packtrain.data.tokenized import Flat, TokenizedRows
+from packtrain.data.tokenized import TokenizedRows
 
 _ORDER_STREAM = 2**33
 """Second half of the key for the order of the first source's rows; the other sources' follow."""
@@ -71,9 +71,12 @@ def source_list(train: Any) -> str | list[str]:
 
 @dataclass(frozen=True, eq=False)
 class _Joined:
-    """Arrays as one, without a copy: each may be a file that is mapped into memory."""
+    """Arrays as one, without a copy: each may be a file that is mapped into memory.
 
-    arrays: tuple[Flat, ...]
+    Of an array it has what rows are asked by: its length, indices, and the slice of a row.
+    """
+
+    arrays: tuple[npt.NDArray[Any], ...]
 
     @cached_property
     def ends(self) -> Indices:
@@ -103,8 +106,8 @@ def joined(parts: Sequence[TokenizedRows]) -> TokenizedRows:
         return parts[0]
     before = np.cumsum([0, *(len(each.tokens) for each in parts[:-1])])
     return TokenizedRows(
-        tokens=_Joined(tuple(each.tokens for each in parts)),
-        supervised=_Joined(tuple(each.supervised for each in parts)),
+        tokens=cast("npt.NDArray[np.int32]", _Joined(tuple(each.tokens for each in parts))),
+        supervised=cast("npt.NDArray[np.bool_]", _Joined(tuple(each.supervised for each in parts))),
         starts=np.concatenate([each.starts + at for each, at in zip(parts, before, strict=True)]),
         lengths=np.concatenate([each.lengths for each in parts]),
         places=Places.joined([each.places for each in parts]),

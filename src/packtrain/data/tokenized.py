@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +13,6 @@ import numpy.typing as npt
 from packtrain.data.places import Places
 
 DIGEST_BYTES = 16
-
-
-class Flat(Protocol):
-    """An array with an entry a token, or several of them as one."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, where: Any, /) -> Any: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +23,10 @@ class TokenizedRows:
     asked of all rows is kept a row, so that no answer reads all tokens.
     """
 
-    tokens: Flat
-    """int32 [tokens of all rows, and of others]"""
-    supervised: Flat
-    """bool, beside each token: whether the loss falls on it."""
+    tokens: npt.NDArray[np.int32]
+    """[tokens of all rows, and of others]"""
+    supervised: npt.NDArray[np.bool_]
+    """Beside each token: whether the loss falls on it."""
     starts: npt.NDArray[np.int64]
     """[rows]"""
     lengths: npt.NDArray[np.int64]
