@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from packtrain.runfile.elsewhere.carried import Carried
+from packtrain.runfile.elsewhere.mixture import first_rows
 from packtrain.runfile.elsewhere.source import Source, shown
 
 #: All linear layers of Llama's shape but the head: what `all-linear` means for such a base.
@@ -118,9 +119,12 @@ def hub_source(path: str, config: str | None = None, split: str | None = None) -
 
 
 def whole_split(carried: Carried, where: str, split: Any) -> str:
-    """A split's name without the part of it that ``train[:90%]`` or ``a+b`` mean."""
+    """A split's name without the part of it that ``train[:90%]`` or ``a+b`` mean.
+
+    ``train[:1000]`` is a limit, which the caller carries over.
+    """
     name, *rest = re.split(r"[\[+]", str(split or "train"), maxsplit=1)
-    if rest:
+    if rest and first_rows(split) is None:
         carried.leave(
             f"{where}: {split}", f"a part or a sum of splits cannot be named; all of {name} was taken"
         )
@@ -140,11 +144,3 @@ def put_validation(carried: Carried, source: Source, key: str) -> None:
 
 def one_or_list(values: list[str]) -> Any:
     return values[0] if len(values) == 1 else values
-
-
-def put_formats(carried: Carried, formats: list[str | None]) -> None:
-    """One format for all sources; where they differ, or are not known, the columns tell."""
-    known = set(formats)
-    carried.put("data.format", known.pop() if len(known) == 1 and None not in known else "auto")
-    if len(set(formats)) > 1:
-        carried.leave("a format for each source", "data.format is one for all; auto looks at the columns")
