@@ -23,7 +23,7 @@ class DataSource(Section):
     revision: str | None = None
     """A branch, tag or commit of the Hugging Face data set; pinned when the run starts."""
     limit: int | None = Field(default=None, ge=1)
-    """Use only its first so many rows. Default: `data.limit`."""
+    """Use only its first so many rows, and no more than `data.limit`."""
 
 
 class DataConfig(Section):

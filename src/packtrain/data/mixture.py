@@ -54,7 +54,7 @@ def open_parts(config: DataConfig) -> list[Part]:
                 "train": item.source,
                 "format": item.format or config.format,
                 "revision": item.revision,
-                "limit": item.limit or config.limit,
+                "limit": min((each for each in (item.limit, config.limit) if each), default=None),
             }
         )
         source = open_source(item.source, revision=item.revision, limit=own.limit)

@@ -51,6 +51,8 @@ class PreparedData:
     report: DataReport
     epochs: EpochBins | None = None
     """Of every epoch, where a mixture's weights make them differ."""
+    parts: tuple[Indices, ...] = ()
+    """The training rows of each source of a mixture; of all sources together, where it is none."""
     revisions: tuple[str | None, ...] = (None,)
     """What :attr:`DataConfig.revisions` have become: commits, where the sources are of the hub."""
 
@@ -138,7 +140,9 @@ def prepare(
         else (),
     )
     revisions = tuple(part.revision for part in parts)
-    return PreparedData(train, validation, train_bins, validation_bins, report, epochs, revisions)
+    return PreparedData(
+        train, validation, train_bins, validation_bins, report, epochs, mixture.rows, revisions
+    )
 
 
 def _description(part: Part, config: DataConfig) -> dict[str, Any]:
