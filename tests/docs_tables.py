@@ -39,6 +39,8 @@ def generated() -> dict[str, str]:
     fail_if, prompt = definitions["FailIf"], definitions["Prompt"]
     tables["evaluate.fail_if"] = _keys(fail_if["properties"], [], "evaluate.fail_if.")
     tables["prompt"] = _keys(prompt["properties"], prompt["required"], "")
+    item = definitions["DataSource"]
+    tables["mixture"] = _keys(item["properties"], item["required"], "")
     tables |= {"exit-codes": _exit_codes(), "doctor-rules": _doctor_rules(), "machines": _machines()}
     tables |= setup_tables()
     return tables | {"manifest.one-node": f"```yml\n{goldens()['one-node']}```\n"}

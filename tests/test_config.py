@@ -16,6 +16,7 @@ from packtrain.config import (
     differences,
     identity,
     seconds,
+    source_names,
 )
 
 BASE: dict[str, Any] = {"name": "a", "model": {"source": "a/b"}, "data": {"train": "c/d"}}
@@ -72,6 +73,35 @@ def test_the_hash_depends_on_what_trains(section: str, key: str, value: Any) -> 
     assert config_hash(other) != config_hash(config())
     lines = differences(identity(config()), identity(other))
     assert [line.split(":")[0] for line in lines] == [f"{section}.{key}"]
+
+
+def test_a_mixture_is_what_its_items_say_and_plain_lists_are_none() -> None:
+    plain = config(data={"train": ["o/a", "o/b"], "revision": "main"})
+    assert plain.data.mixture == ()
+    assert plain.data.revisions == ("main",)
+    assert plain.data.pinned(["c"]).revision == "c"
+    assert identity(plain)["data"]["train"] == ["o/a", "o/b"]
+    mixed = config(data={"train": ["o/a", {"source": "/x/b.jsonl", "weight": 2}]})
+    assert [item.source for item in mixed.data.mixture] == ["o/a", "/x/b.jsonl"]
+    assert mixed.data.revisions == (None, None)
+    assert mixed.data.pinned(["c", None]).revisions == ("c", None)
+    assert source_names(mixed.data.train) == ["o/a", "/x/b.jsonl"]
+    assert source_names(0.1) == []
+    assert [item["source"] for item in identity(mixed)["data"]["train"]] == ["o/a", "b.jsonl"]
+    # Said in other words, or moved, or read back from where it was kept: the same run.
+    again = RunConfig.model_validate(mixed.model_dump(mode="json"))
+    moved = config(
+        data={"train": [{"source": "o/a", "weight": 1.0}, {"source": "/y/b.jsonl", "weight": 2.0}]}
+    )
+    assert config_hash(again) == config_hash(moved) == config_hash(mixed)
+    changes: list[dict[str, Any]] = [
+        {"weight": 3},
+        {"weight": 2, "format": "dolly"},
+        {"weight": 2, "limit": 9},
+    ]
+    for change in changes:
+        other = config(data={"train": ["o/a", {"source": "/x/b.jsonl"} | change]})
+        assert config_hash(other) != config_hash(mixed)
 
 
 def test_one_and_one_point_zero_are_the_same_run() -> None:

@@ -115,3 +115,24 @@ def test_a_row_cannot_steer_the_terminal(cli: Callable[..., Any], run_file: Path
     assert "\\x1b[2Jq\\x0d<|im_end|>" in ended.out
     assert "⟦a\\x9b1m\tb 👩‍👩<|im_end|>⟧" in ended.out
     assert not set("\x1b\x9b\r") & set(ended.out)
+
+
+def test_of_a_mixture_the_first_rows_of_each_source_are_shown(
+    cli: Callable[..., Any], run_file: Path
+) -> None:
+    more = [{"instruction": f"더 {n}?", "response": f"네 {n}.", "weight": 3} for n in range(5)]
+    text = "".join(json.dumps(row) + "\n" for row in more)
+    (run_file.parent / "more.jsonl").write_text(text, encoding="utf-8")
+    mixture = "data.train=[{source: rows.jsonl, weight: 0.5}, {source: more.jsonl, weight: 2, limit: 4}]"
+    shown = cli("data", str(run_file), "--preview", "1", "-s", mixture)
+    assert shown.code == 0, shown.err
+    assert "rows.jsonl:1" in shown.out and "more.jsonl:1" in shown.out
+    assert "대답 1." not in shown.out and "네 1." not in shown.out
+    told = cli("data", str(run_file), "-s", mixture, "-s", "data.validation=0")
+    assert told.code == 0, told.err
+    assert "24 rows read from 2 files" in told.out
+    assert "rows.jsonl: weight 0.5, 20 rows" in told.out and "more.jsonl: weight 2, 4 rows" in told.out
+    assert "weights    min 1" in told.out and "max 3 of a row" in told.out
+    assert "data.weight_column" in told.err
+    few = cli("data", str(run_file), "-s", mixture, "-s", "data.limit=3", "--json")
+    assert [part["rows"] + part["validation_rows"] for part in json.loads(few.out)["mixture"]] == [3, 3]

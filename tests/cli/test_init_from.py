@@ -251,20 +251,22 @@ def test_llama_factory_with_its_list_of_data_sets(here: Path) -> None:
     }
     (here / "data" / "dataset_info.json").write_text(json.dumps(sets))
     config, translated = made(LLAMA_FACTORY)
-    assert config.data.train == ["data/identity.json", "llamafactory/alpaca_en:test"]
+    assert [(item.source, item.limit, item.weight) for item in config.data.mixture] == [
+        ("data/identity.json", 1000, 1.0),
+        ("llamafactory/alpaca_en:test", 1000, 1.0),
+    ]
     assert (config.data.format, config.data.validation) == ("alpaca", 0)
     assert config.train.batch_tokens == 8 * 2048
     assert (config.adapter.rank, config.adapter.alpha, config.adapter.targets) == (8, 16, "all-linear")
     assert (config.train.schedule, config.train.warmup, config.checkpoint.every) == ("cosine", 0.1, 500)
     left = reasons(translated)
-    assert "max_samples: 1000 of each data set" in left
     assert "template: llama3" in left
     assert "a batch of 8 rows" in left
 
 
 def test_llama_factory_without_it_says_so() -> None:
     config, translated = made(LLAMA_FACTORY)
-    assert config.data.train == ["data/identity.json", "data/alpaca_en_demo.json"]
+    assert [item.source for item in config.data.mixture] == ["data/identity.json", "data/alpaca_en_demo.json"]
     assert "data/dataset_info.json does not tell" in reasons(translated)["the data set identity"]
 
 

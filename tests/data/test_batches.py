@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from packtrain.data.tokenized import TokenizedRows
 
 
 def plan(
-    bins: int = 100, batch_tokens: int = 1000, epochs: float = 1.0, seed: int = 7, **more: int
+    bins: int = 100, batch_tokens: int = 1000, epochs: float = 1.0, seed: int = 7, **more: Any
 ) -> BatchPlan:
     tokens = np.random.default_rng(0).integers(50, 129, bins)
     return BatchPlan(tokens, batch_tokens, epochs, seed, **more)

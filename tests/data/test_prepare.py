@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from chat_kit import tokenizer
 
-from packtrain.config import DataConfig
+from packtrain.config import DataConfig, DataSource
 from packtrain.data import reading as module
 from packtrain.data.prepare import PreparedData, prepare, validation_choice
 from packtrain.data.preview import marked, parts
@@ -31,7 +31,9 @@ def write(path: Path, rows: list[Any]) -> str:
     return str(path)
 
 
-def run(train: str | list[str], family: str = "smollm2", seed: int = 1, **data: Any) -> PreparedData:
+def run(
+    train: str | list[str | DataSource], family: str = "smollm2", seed: int = 1, **data: Any
+) -> PreparedData:
     config = DataConfig(train=train, **({"validation": 0.0} | data))
     return prepare(config, tokenizer(family), chat_template=None, seed=seed)
 

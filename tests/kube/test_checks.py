@@ -18,6 +18,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a local template": ({"model": {"chat_template": "/t.jinja"}}, r"model\.chat_template: /t\.jinja "),
     "a local file": ({"data": {"train": "/data/a.jsonl"}}, r"data\.train: /data/a\.jsonl .* to the bucket"),
     "one of several": ({"data": {"train": ["org/a", "/data/b.jsonl"]}}, r"data\.train: /data/b\.jsonl "),
+    "an item of a mixture": (
+        {"data": {"train": [{"source": "/data/b.jsonl", "weight": 2.0}, "org/a"]}},
+        r"data\.train: /data/b\.jsonl ",
+    ),
     "a local validation": ({"data": {"validation": "/data/v.jsonl"}}, r"data\.validation: /data/v\.jsonl "),
     "an unknown machine": ({"cluster": {"machine": "a3-mega"}}, r"did you mean a3-megagpu-8g"),
     "queued without a queue": ({"cluster": {"capacity": "queued"}}, r"cluster\.queue: is needed"),

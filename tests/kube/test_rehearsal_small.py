@@ -86,6 +86,24 @@ def test_a_validation_source_of_its_own(small_of: Any, bucket_server: BucketServ
     assert len(small.objects["validation.jsonl"].splitlines()) == 8
 
 
+def test_each_source_of_a_mixture_has_rows_of_its_own(small_of: Any, bucket_server: BucketServer) -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    bucket_server.put("turns.jsonl", json.dumps({"messages": turns}).encode() + b"\n")
+    train = [
+        {"source": bucket_server.uri("rows.jsonl"), "weight": 2.0, "format": "dolly", "limit": 3},
+        bucket_server.uri("turns.jsonl"),
+    ]
+    small = small_of(data={"train": train})
+    check_for_cluster(small.config)
+    first, second = small.config.data.mixture
+    assert (first.source, first.weight) == ("gs://packtrain-rehearsal/train-0.jsonl", 2.0)
+    assert (first.format, first.limit) == ("dolly", None)
+    assert (second.source, second.weight) == ("gs://packtrain-rehearsal/train-1.jsonl", 1.0)
+    assert [json.loads(line) for line in small.objects["train-0.jsonl"].splitlines()] == facts(ROWS)
+    assert json.loads(small.objects["train-1.jsonl"]) == {"messages": turns}
+    assert "rows.jsonl; the first 1 rows of" in small.changes["data.train"]
+
+
 def test_data_that_is_not_there_is_no_reason_to_make_some_up(
     small_of: Any, bucket_server: BucketServer
 ) -> None:

@@ -83,6 +83,37 @@ def test_one_data_set_is_pinned_and_no_other_takes_its_commit(
     assert (pin(asked, answers).data.revision is not None) == is_pinned
 
 
+def test_each_source_of_a_mixture_is_pinned_by_itself(
+    hub: Hub,
+    bucket_server: BucketServer,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    bucket_server.put("rows.jsonl", b"{}\n")
+    commit = commit_of(tmp_path / "repo")
+    train = [
+        {"source": "org/rows", "weight": 2.0},
+        "org/more",
+        {"source": bucket_server.uri("rows.jsonl")},
+        {"source": "org/rows", "revision": commit},
+    ]
+    asked = config(bucket_server, data__train=train, data__validation="org/rows:test")
+    answers = list(checks(asked, write=False))
+    assert all(each.error is None for each in answers)
+    asked_of = [(each.subject, each.revision) for each in answers if each.name == "data"]
+    assert asked_of[:2] == [("org/rows", None), ("org/more", None)]
+    assert asked_of[3:] == [("org/rows", commit), ("org/rows:test", commit)]
+    pinned = pin(asked, answers)
+    assert pinned.data.revisions == (commit, commit, None, commit)
+    assert [item.weight for item in pinned.data.mixture] == [2.0, 1.0, 1.0, 1.0]
+    assert pinned.data.revision is None
+
+
+def test_a_revision_that_is_not_there_is_refused_for_its_item(hub: Hub, bucket_server: BucketServer) -> None:  # noqa: F811
+    train = [{"source": "org/rows"}, {"source": "org/more", "revision": "none"}]
+    refused = [each for each in checks(config(bucket_server, data__train=train), write=False) if each.error]
+    assert [(each.subject, type(each.error)) for each in refused] == [("org/more", ConfigError)]
+
+
 def test_all_that_is_refused_is_answered(hub: Hub, bucket_server: BucketServer) -> None:  # noqa: F811
     asked = config(
         bucket_server, model__source="org/gated", data__train="org/none", output__uri="gs://none/x"

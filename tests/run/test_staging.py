@@ -101,6 +101,17 @@ def test_what_is_copied_and_what_is_said(
     assert [each["sent"] for each in found["copied"]] == [0, 0]
 
 
+def test_a_mixture_is_staged_source_by_source(hub: Hub, run_file: Path, rows: Path) -> None:
+    train = "[{source: 'o/d', weight: 2}, {source: 'o/d:test', weight: 0.5}]"
+    ended = packtrain("stage", str(run_file), "-s", f"data.train={train}", "--json")
+    assert ended.code == 0, ended.err
+    said = json.loads(ended.out)
+    revisions = {key: value for key, value in said["keys"].items() if key.startswith("data.")}
+    assert revisions == {f"data.train[{number}].revision": commit_of(rows) for number in range(2)}
+    [copied] = [each for each in said["copied"] if each["repository"] == "o/d"]
+    assert copied["files"] == 3  # the card and both splits
+
+
 def test_a_run_from_the_bucket_alone(
     hub: Hub,
     run_file: Path,

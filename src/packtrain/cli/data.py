@@ -19,7 +19,12 @@ def data(
     run: Annotated[Path, typer.Argument(help="The run file.")],
     preview: Annotated[
         int,
-        typer.Option("--preview", min=0, metavar="N", help="Show the first N rows as the model sees them."),
+        typer.Option(
+            "--preview",
+            min=0,
+            metavar="N",
+            help="Show the first N rows (of each source) as the model sees them.",
+        ),
     ] = 0,
     stats: Annotated[
         bool, typer.Option("--stats", help="Print lengths, supervised share and packing (default).")
@@ -59,9 +64,8 @@ def data(
         keep=not first_only,
     )
     rows = prepared.train
-    shown = [
-        (rows.places[index], parts(*rows.row(index), tokenizer)) for index in range(min(preview, len(rows)))
-    ]
+    first_of_each = [int(index) for part in prepared.parts for index in part[:preview]]
+    shown = [(rows.places[index], parts(*rows.row(index), tokenizer)) for index in first_of_each]
     if as_json:
         previews = [
             {"place": place, "parts": [{"text": text, "supervised": trained} for text, trained in row]}

@@ -28,9 +28,11 @@ def stage(
     config = load(run, overrides or []).config
     with _progress() as on_progress:
         staged = copy(config, to, note, on_progress)
+    data = staged.config.data
+    of_data = {f"data.train[{number}].revision": each.revision for number, each in enumerate(data.mixture)}
     keys = {
         "model.revision": staged.config.model.revision,
-        "data.revision": staged.config.data.revision,
+        **(of_data or {"data.revision": data.revision}),
         "cluster.staged": staged.config.cluster.staged,
     }
     if as_json:

@@ -6,7 +6,7 @@ sentences for what is wrong are in :mod:`packtrain.runfile`; nothing here import
 
 from packtrain.config.adapter import AdapterConfig
 from packtrain.config.base import DNS_LABEL, DURATION, NAME, NOT_BLANK, SECONDS, Section, seconds
-from packtrain.config.data import DataConfig
+from packtrain.config.data import DataConfig, DataSource, source_names
 from packtrain.config.evaluate import EvaluateConfig, FailIf, Prompt
 from packtrain.config.model import ModelConfig
 from packtrain.config.places import ClusterConfig, OutputConfig
@@ -25,6 +25,7 @@ __all__ = [
     "CheckpointConfig",
     "ClusterConfig",
     "DataConfig",
+    "DataSource",
     "EvaluateConfig",
     "FailIf",
     "ModelConfig",
@@ -39,4 +40,5 @@ __all__ = [
     "differences",
     "identity",
     "seconds",
+    "source_names",
 ]

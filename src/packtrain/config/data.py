@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,14 +10,30 @@ from pydantic import Field
 from packtrain.config.base import NOT_BLANK, Section
 from packtrain.config.columns import Name, Role, Theirs
 
+Format = Literal["auto", "dolly", "alpaca", "sharegpt", "messages", "prompt-completion", "text"]
+
+
+class DataSource(Section):
+    source: str = Field(min_length=1)
+    """As in `data.train`: a data set's id, a file, folder or glob, or `gs://…`."""
+    weight: float = Field(default=1.0, gt=0.0, le=1000.0)
+    """How often an epoch sees each row: 2 is twice, 0.5 is half of the rows, and the other half in the
+    next epoch."""
+    format: Format | None = None
+    """How its rows are laid out. Default: `data.format`."""
+    revision: str | None = None
+    """A branch, tag or commit of the Hugging Face data set; pinned when the run starts."""
+    limit: int | None = Field(default=None, ge=1)
+    """Use only its first so many rows, and no more than `data.limit`."""
+
 
 class DataConfig(Section):
-    train: str | list[str] = Field(min_length=1)
+    train: Annotated[str, Field(min_length=1)] | Annotated[list[str | DataSource], Field(min_length=1)]
     """A Hugging Face data set id, or files, folders, globs (jsonl, json, csv, parquet, also .gz
-    and .zst), or `gs://…`."""
+    and .zst), or `gs://…`; or a list, whose items may be keys and values with a weight of their own."""
     validation: Annotated[float, Field(ge=0.0, lt=1.0)] | str | list[str] = 0.02
     """A share of the rows of `train` (0 for none), or a source of its own."""
-    format: Literal["auto", "dolly", "alpaca", "sharegpt", "messages", "prompt-completion", "text"] = "auto"
+    format: Format = "auto"
     """How a row is laid out. `auto` looks at the columns of the first rows."""
     columns: dict[Name, Theirs] = Field(default={})
     """Where the file has other names: ours, then its own, as in `{prompt: question, completion: answer}`."""
@@ -28,16 +45,47 @@ class DataConfig(Section):
     """What an assistant thinks before it answers: rendered as the chat template does (refused where it
     does not), put before the answer as `<think>…</think>`, or left out."""
     revision: str | None = None
-    """A branch, tag or commit of a Hugging Face data set; pinned when the run starts."""
+    """A branch, tag or commit of a Hugging Face data set; pinned when the run starts. In a mixture each
+    item has its own."""
     max_length: int = Field(default=2048, ge=16, le=1_048_576)
     """Tokens in a packed sequence. Longer costs more memory; shorter cuts long rows."""
     too_long: Literal["truncate", "skip", "fail"] = "truncate"
     """What happens to a row longer than `max_length`. A cut answer never trains an end of turn."""
     packing: bool = True
     """Several rows in a sequence, without seeing each other. Off: one row a sequence."""
+    weight_column: str | None = Field(default="weight", min_length=1)
+    """The column with a row's weight, a number from 0: what its loss counts. A row without it counts 1,
+    one of 0 is left out. `null`: such a column is something else."""
     on_bad_row: Literal["fail", "skip"] = "fail"
     """`skip` counts bad rows and lists the first ten."""
     max_bad_rows: int = Field(default=100, ge=0)
     """With `on_bad_row: skip`: more bad rows than this still fail the run."""
     limit: int | None = Field(default=None, ge=1)
-    """Use only the first so many rows, for a trial."""
+    """Use only the first so many rows, for a trial; in a mixture, of each item."""
+
+    @property
+    def mixture(self) -> tuple[DataSource, ...]:
+        """The items of `train` where one of them says more than its source; else none."""
+        if isinstance(self.train, str) or all(isinstance(each, str) for each in self.train):
+            return ()
+        return tuple(DataSource(source=each) if isinstance(each, str) else each for each in self.train)
+
+    @property
+    def revisions(self) -> tuple[str | None, ...]:
+        """Of the mixture's items; without one, the one that all sources have."""
+        return tuple(each.revision for each in self.mixture) or (self.revision,)
+
+    def pinned(self, revisions: Sequence[str | None]) -> DataConfig:
+        """The same with other :attr:`revisions`."""
+        if not self.mixture:
+            return self.model_copy(update={"revision": revisions[0]})
+        items = zip(self.mixture, revisions, strict=True)
+        train = [each.model_copy(update={"revision": revision}) for each, revision in items]
+        return self.model_copy(update={"train": train})
+
+
+def source_names(value: object) -> list[str]:
+    """What `data.train` or `data.validation` names, without what it says of it; none for a share."""
+    each = value if isinstance(value, list) else [value]
+    named = [item.source if isinstance(item, DataSource) else item for item in each]
+    return [name for name in named if isinstance(name, str)]

@@ -37,6 +37,8 @@ class RunConfig(Section):
         data = self.data
         if problem := wrong(data.format, data.columns, data.roles, data.system):
             raise ValueError(problem)
+        if data.mixture and data.revision is not None:
+            raise ValueError("data.revision: each item of data.train has its own; move it to its item")
         if self.adapter.kind == "qlora" and self.train.parallel == "fsdp":
             raise ValueError(
                 "train.parallel: fsdp cannot shard a base in 4 bits (adapter.kind: qlora); use auto or data"
@@ -73,6 +75,8 @@ def identity(config: RunConfig) -> dict[str, dict[str, Any]]:
     checkpoints' fingerprints tell of other content.
     """
     sections = {name: getattr(config, name).model_dump(include=set(keys)) for name, keys in IDENTITY.items()}
+    if config.data.mixture:
+        sections["data"]["train"] = [each.model_dump() for each in config.data.mixture]
     for section, key in (
         ("model", "source"),
         ("model", "chat_template"),
@@ -86,6 +90,8 @@ def identity(config: RunConfig) -> dict[str, dict[str, Any]]:
 def _by_name(value: Any) -> Any:
     if isinstance(value, list):
         return [_by_name(each) for each in value]
+    if isinstance(value, dict):
+        return value | {"source": _by_name(value["source"])}
     return value.rstrip("/").rpartition("/")[2] if isinstance(value, str) and value.startswith("/") else value
 
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,21 @@ if TYPE_CHECKING:
     import torch
 
 Indices = npt.NDArray[np.int64]
+
+
+class Bins(Protocol):
+    """Row indices of each packed sequence, by its id."""
+
+    def __getitem__(self, bin_id: int, /) -> Indices: ...
+
+
+class Epochs(Bins, Protocol):
+    """The same where every epoch has its own: their ids are from ``epoch × stride`` on."""
+
+    stride: int
+
+    def tokens(self, epoch: int) -> Indices:
+        """Tokens of each sequence of an epoch; as many sequences as in the first one at least."""
 
 
 @lru_cache(maxsize=2)
@@ -40,11 +55,13 @@ class BatchPlan:
     """The optimizer steps of a run. An epoch is cut into equal batches of about ``batch_tokens``."""
 
     bin_tokens: Indices
-    """Tokens of each bin [bins]."""
+    """Tokens of each bin [bins]; of the first epoch, where they differ."""
     batch_tokens: int
     epochs: float
     seed: int
     max_steps: int | None = None
+    own: Epochs | None = None
+    """What each epoch has, where they differ."""
 
     def __post_init__(self) -> None:
         assert len(self.bin_tokens), "a plan needs at least one bin"
@@ -67,9 +84,9 @@ class BatchPlan:
             raise IndexError(f"step {step} is not one of 1..{self.steps}")
         epoch, part = divmod(step - 1, self.steps_per_epoch)
         cuts = self._cuts(epoch)
-        order = epoch_order(self.seed, epoch, len(self.bin_tokens))
+        order = epoch_order(self.seed, epoch, int(cuts[-1]))
         chosen: Indices = order[cuts[part] : cuts[part + 1]]
-        return chosen
+        return chosen if self.own is None else chosen + epoch * self.own.stride
 
     @cached_property
     def most_bins(self) -> int:
@@ -90,9 +107,10 @@ class BatchPlan:
         Kept for one epoch: its steps come one after another, and each would go through all bins.
         """
         if epoch not in self._kept_cuts:
-            order = epoch_order(self.seed, epoch, len(self.bin_tokens))
+            tokens = self.bin_tokens if self.own is None else self.own.tokens(epoch)
+            order = epoch_order(self.seed, epoch, len(tokens))
             self._kept_cuts.clear()
-            self._kept_cuts[epoch] = near_equal_cuts(self.bin_tokens[order], self.steps_per_epoch)
+            self._kept_cuts[epoch] = near_equal_cuts(tokens[order], self.steps_per_epoch)
         return self._kept_cuts[epoch]
 
     @cached_property
@@ -140,6 +158,8 @@ class MicroBatch:
     """[N]: the row of each document."""
     longest: int
     """Tokens of the longest document."""
+    weights: torch.Tensor | None = None
+    """float32 [S]: what the loss of each target counts; None where all count 1."""
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same with its tensors on ``device``; the host does not wait until they are there."""
@@ -147,12 +167,13 @@ class MicroBatch:
             return self
         moved = {
             name: getattr(self, name).pin_memory().to(device, non_blocking=True)
-            for name in ("input_ids", "position_ids", "cu_seqlens", "target_positions", "targets")
+            for name in ("input_ids", "position_ids", "cu_seqlens", "target_positions", "targets", "weights")
+            if getattr(self, name) is not None
         }
         return replace(self, **moved)
 
 
-def collate(rows: TokenizedRows, bins: Sequence[Indices], bin_ids: Sequence[int] | Indices) -> MicroBatch:
+def collate(rows: TokenizedRows, bins: Bins, bin_ids: Sequence[int] | Indices) -> MicroBatch:
     """The bins ``bin_ids`` of ``bins`` (row indices each) as one flat micro-batch.
 
     A supervised token at t > 0 of a document is predicted by position t - 1; the first token of a
@@ -170,6 +191,10 @@ def collate(rows: TokenizedRows, bins: Sequence[Indices], bin_ids: Sequence[int]
     predicted = np.flatnonzero(rows.supervised[source] & (positions > 0))
     last_documents = np.cumsum([len(bins[int(bin_id)]) for bin_id in bin_ids])
     ends = bounds[last_documents].tolist()
+    weights = None
+    if rows.weights is not None:
+        each = rows.weights[documents].astype(np.float32)
+        weights = torch.from_numpy(np.repeat(each, rows.targets[documents]))
     return MicroBatch(
         input_ids=torch.from_numpy(tokens),
         position_ids=torch.from_numpy(positions),
@@ -182,4 +207,5 @@ def collate(rows: TokenizedRows, bins: Sequence[Indices], bin_ids: Sequence[int]
         ),
         rows=documents,
         longest=int(lengths.max()),
+        weights=weights,
     )

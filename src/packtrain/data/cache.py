@@ -31,7 +31,7 @@ KEEP = 8
 STALE = 24 * 3600.0
 #: The settings that a source's tokens depend on; the split and the packing are made at each start.
 SETTINGS = (
-    "format", "columns", "roles", "system", "reasoning",
+    "format", "columns", "roles", "system", "reasoning", "weight_column",
     "max_length", "too_long", "on_bad_row", "max_bad_rows", "limit",
 )  # fmt: skip
 _LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "numpy")

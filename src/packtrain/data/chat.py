@@ -75,6 +75,8 @@ class Encoded:
     supervised: npt.NDArray[np.bool_]
     thoughtless: int = 0
     """Assistant turns that are not supervised, since the template leaves out what they think."""
+    weight: float = 1.0
+    """What the row's loss counts."""
 
 
 @dataclass(frozen=True, slots=True)

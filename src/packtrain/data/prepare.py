@@ -7,9 +7,9 @@ said here, before a model is loaded.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,9 +17,19 @@ import numpy.typing as npt
 from packtrain.config import DataConfig
 from packtrain.data.cache import entry_key, remembered, usable_folder
 from packtrain.data.chat import ChatTemplate
+from packtrain.data.mixture import EpochBins, Mixture, Part, joined, open_parts
 from packtrain.data.packing import Indices, one_row_a_bin, pack
+from packtrain.data.pinning import validation_revision
 from packtrain.data.reading import Reader, check_limit
-from packtrain.data.report import Alike, DataReport, Findings, SplitReport, duplicates, overlap
+from packtrain.data.report import (
+    Alike,
+    DataReport,
+    Findings,
+    PartReport,
+    SplitReport,
+    duplicates,
+    overlap,
+)
 from packtrain.data.sources import Source, open_source
 from packtrain.data.token_files import Entry, RowWriter
 from packtrain.data.tokenized import TokenizedRows
@@ -36,9 +46,15 @@ class PreparedData:
     train: TokenizedRows
     validation: TokenizedRows | None
     train_bins: list[Indices]
-    """Row indices of each packed sequence of training."""
+    """Row indices of each packed sequence of training; of the first epoch, where they differ."""
     validation_bins: list[Indices]
     report: DataReport
+    epochs: EpochBins | None = None
+    """Of every epoch, where a mixture's weights make them differ."""
+    parts: tuple[Indices, ...] = ()
+    """The training rows of each source of a mixture; of all sources together, where it is none."""
+    revisions: tuple[str | None, ...] = (None,)
+    """What :attr:`DataConfig.revisions` have become: commits, where the sources are of the hub."""
 
 
 def prepare(
@@ -58,11 +74,15 @@ def prepare(
     (no chat template, a source that is not there), and what the sources raise.
     """
     desk = _Desk(config, ChatTemplate(tokenizer, chat_template), on_progress, keep)
-    source = open_source(config.train, revision=config.revision, limit=config.limit)
-    sources = {"train": source.description}
-    train, layout = desk.rows(source)
+    parts = open_parts(config)
+    sources = {part.key: _description(part, config) for part in parts}
+    entries = [desk.rows(part.source, part.config) for part in parts]
+    train = joined([entry.rows for entry in entries])
+    which = np.repeat(np.arange(len(parts)), [len(entry.rows) for entry in entries])
     validation: TokenizedRows | None = None
+    held = np.empty(0, dtype=np.int64)
     if isinstance(config.validation, float | int):
+        # Before the weights: no copy of a row that is held out is trained on.
         chosen = validation_choice(len(train), float(config.validation), seed)
         if config.validation and not len(chosen):
             desk.notes.append(
@@ -70,29 +90,64 @@ def prepare(
             )
         if len(chosen):
             validation = train.take(chosen)
-            train = train.take(np.setdiff1d(np.arange(len(train)), chosen))
+            rest = np.setdiff1d(np.arange(len(train)), chosen)
+            train, held, which = train.take(rest), which[chosen], which[rest]
     else:
-        # A revision belongs to one repository; another one has no such commit.
-        revision = config.revision if _repository(config.validation) == _repository(config.train) else None
-        own = open_source(config.validation, revision=revision, limit=config.limit)
+        own = open_source(
+            config.validation, revision=validation_revision(config, config.validation), limit=config.limit
+        )
         sources["validation"] = own.description
-        validation, _ = desk.rows(own)
-    train_bins = bins_of(train, config)
+        validation = desk.rows(own, config).rows
+    # A loss that is comparable, whatever weights the rows have.
+    validation = None if validation is None else validation.unweighted()
+    if train.weights is not None and "weight_column" not in config.model_fields_set:
+        desk.notes.append(
+            f"column {config.weight_column}: what a row's loss counts; data.weight_column: null ignores it"
+        )
+    mixture = Mixture(
+        tuple(np.flatnonzero(which == number) for number in range(len(parts))),
+        tuple(part.weight for part in parts),
+        seed,
+    )
+    epochs = None
+    seen, train_bins = train, bins_of(train, config)
+    if config.mixture:
+        every = EpochBins(mixture, train.lengths, lambda lengths: bins_of_lengths(lengths, config))
+        seen, train_bins = train.take(mixture.epoch(0)), every.of(0)
+        epochs = None if mixture.alike else every
     validation_bins = [] if validation is None else bins_of(validation, config)
     report = DataReport(
-        format=layout,
+        format=", ".join(dict.fromkeys(entry.format for entry in entries)),
         max_length=config.max_length,
         sources=sources,
         findings=desk.findings,
-        train=SplitReport.of(train, len(train_bins), config.max_length),
+        train=replace(
+            SplitReport.of(seen, len(train_bins), config.max_length), fingerprint=train.fingerprint
+        ),
         validation=SplitReport.of(validation, len(validation_bins), config.max_length)
         if validation
         else None,
         duplicates=duplicates(train),
         overlap=overlap(validation, train) if validation else Alike(),
         notes=tuple(desk.notes),
+        mixture=tuple(
+            PartReport.of(part.source.name, part.weight, train.take(rows), count, int((held == number).sum()))
+            for number, (part, rows, count) in enumerate(
+                zip(parts, mixture.rows, mixture.counts(), strict=True)
+            )
+        )
+        if config.mixture
+        else (),
     )
-    return PreparedData(train, validation, train_bins, validation_bins, report)
+    revisions = tuple(part.revision for part in parts)
+    return PreparedData(
+        train, validation, train_bins, validation_bins, report, epochs, mixture.rows, revisions
+    )
+
+
+def _description(part: Part, config: DataConfig) -> dict[str, Any]:
+    weight = {"weight": part.weight} if config.mixture else {}
+    return part.source.description | weight
 
 
 def bins_of(rows: TokenizedRows, config: DataConfig) -> list[Indices]:
@@ -135,43 +190,39 @@ class _Desk:
     """Of all sources so far."""
     notes: list[str] = field(default_factory=list)
 
-    def rows(self, source: Source) -> tuple[TokenizedRows, str]:
-        """The rows that are left, and their format."""
-        entry = self._kept(source) if self.keep else self._in_memory(source)
+    def rows(self, source: Source, config: DataConfig) -> Entry:
+        """The rows that are left, read by the settings of ``config``."""
+        entry = self._kept(source, config) if self.keep else self._in_memory(source, config)
         self.findings = self.findings.plus(entry.findings)
         check_limit(self.findings, self.config)  # each source may be within it, and both not
-        return entry.rows, entry.format
+        return entry
 
-    def _reader(self) -> Reader:
-        return Reader(self.config, self.template, self.on_progress, before=self.findings)
+    def _reader(self, config: DataConfig) -> Reader:
+        return Reader(config, self.template, self.on_progress, before=self.findings)
 
-    def _in_memory(self, source: Source) -> Entry:
-        reader = self._reader()
+    def _in_memory(self, source: Source, config: DataConfig) -> Entry:
+        reader = self._reader(config)
         with RowWriter() as writer:
             layout = reader.read(source, writer)
             return Entry(writer.rows(), layout, reader.findings)
 
-    def _kept(self, source: Source) -> Entry:
+    def _kept(self, source: Source, config: DataConfig) -> Entry:
         folder, why_not = usable_folder()
         if folder is None:
             self.notes.append(
                 f"tokens are not kept for the next start: {why_not} (PACKTRAIN_CACHE names a folder)"
             )
-            return self._in_memory(source)
+            return self._in_memory(source, config)
 
         def make(place: Path) -> None:
-            reader = self._reader()
+            reader = self._reader(config)
             with RowWriter(place) as writer:
                 layout = reader.read(source, writer)
                 writer.finish(layout, reader.findings)
 
-        entry, note = remembered(folder, entry_key(self.config, source, self.template.identity), make)
+        entry, note = remembered(folder, entry_key(config, source, self.template.identity), make)
         if note:
             self.notes.append(note)
         if self.on_progress:
             self.on_progress(self.findings.rows_read + entry.findings.rows_read)
         return entry
-
-
-def _repository(source: str | list[str]) -> str | None:
-    return source.partition(":")[0] if isinstance(source, str) else None

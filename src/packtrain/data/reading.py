@@ -17,6 +17,7 @@ from packtrain.data.formats import Conversation
 from packtrain.data.messages import Problem
 from packtrain.data.reasoning import placed
 from packtrain.data.report import Findings
+from packtrain.data.row_weights import row_weight
 from packtrain.data.rows import BadRow, Row
 from packtrain.data.sources import Source
 from packtrain.data.system import check_system, with_system
@@ -74,18 +75,22 @@ class Reader:
     def _encoded(self, chunk: list[Row | BadRow], layout: str) -> Iterator[tuple[str, Encoded | BadRow]]:
         """(place, tokens or what is wrong) in the order of the rows."""
         conversations: list[tuple[str, Conversation]] = []
+        weights: list[float] = []
         bad: dict[int, BadRow] = {}
         for index, item in enumerate(chunk):
             try:
                 if isinstance(item, BadRow):
                     bad[index] = item
                 else:
+                    weight = row_weight(item, self.config.weight_column)
                     conversations.append((item.place, self._conversation(item, layout)))
+                    weights.append(weight)
             except BadRow as problem:
                 bad[index] = problem
                 if self.config.on_bad_row == "fail":
                     break  # later rows do not matter; earlier ones may be found bad when rendered
-        encoded = iter(self.template.encode_batch(conversations))
+        results = self.template.encode_batch(conversations)
+        encoded = (_weighted(result, weight) for result, weight in zip(results, weights, strict=True))
         for index, item in enumerate(chunk[: len(bad) + len(conversations)]):
             yield item.place, bad[index] if index in bad else next(encoded)
 
@@ -107,6 +112,9 @@ class Reader:
         if isinstance(result, BadRow):
             self._leave_out(result)
             return None
+        if not result.weight:
+            self.findings.weightless_rows += 1
+            return None
         limit, length = self.config.max_length, len(result.tokens)
         if length <= limit:
             self.findings.thoughtless_turns += result.thoughtless
@@ -120,7 +128,7 @@ class Reader:
             self.findings.too_long_rows += 1
             return None
         # The end of turn goes with the tail, so that no answer is taught to end where it was cut.
-        cut = Encoded(result.tokens[:limit], result.supervised[:limit])
+        cut = replace(result, tokens=result.tokens[:limit], supervised=result.supervised[:limit])
         if not cut.supervised[1:].any():
             self.findings.unsupervised_rows += 1
             return None
@@ -134,6 +142,10 @@ class Reader:
             raise DataError(str(bad), hint="mend the row, or set data.on_bad_row: skip")
         self.findings.note_bad_row(str(bad))
         check_limit(self.before.plus(self.findings), self.config)
+
+
+def _weighted(result: Encoded | BadRow, weight: float) -> Encoded | BadRow:
+    return result if weight == 1.0 or isinstance(result, BadRow) else replace(result, weight=weight)
 
 
 def check_limit(findings: Findings, config: DataConfig) -> None:
@@ -161,9 +173,9 @@ def _format_of(chunk: list[Row | BadRow], columns: Columns) -> str:
 
 
 def _nothing_left(source: Source, found: Findings, max_length: int) -> str:
-    name = source.source if isinstance(source.source, str) else ", ".join(source.source)
+    weightless = f", {found.weightless_rows:,} with weight 0" if found.weightless_rows else ""
     return (
-        f"{name}: no row is left of {found.rows_read:,}: {found.bad_rows:,} bad, "
+        f"{source.name}: no row is left of {found.rows_read:,}: {found.bad_rows:,} bad, "
         f"{found.too_long_rows:,} longer than data.max_length {max_length:,}, "
-        f"{found.unsupervised_rows:,} without an answer after the cut"
+        f"{found.unsupervised_rows:,} without an answer after the cut{weightless}"
     )

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from packtrain.data.places import Places
+from packtrain.data.row_weights import weight_range
 from packtrain.data.tokenized import TokenizedRows
 
 #: So many bad rows, duplicates and overlaps are listed by place; all are counted.
@@ -36,6 +37,8 @@ class Findings:
     """Left out because nothing that is trained on was left after the cut."""
     thoughtless_turns: int = 0
     """Assistant turns that are not learnt, since the chat template leaves out what they think."""
+    weightless_rows: int = 0
+    """Left out because their weight is 0."""
 
     def note_bad_row(self, problem: str) -> None:
         self.bad_rows += 1
@@ -73,6 +76,8 @@ class SplitReport:
     """Tokens over bins times ``max_length``."""
     fingerprint: str
     """SHA-256 over tokens and mask."""
+    weights: dict[str, float] | None = None
+    """Of the rows: ``min``, ``mean``, ``max``; None where each counts 1."""
 
     @classmethod
     def of(cls, rows: TokenizedRows, bins: int, max_length: int) -> SplitReport:
@@ -88,7 +93,36 @@ class SplitReport:
             bins=bins,
             packing_efficiency=round(tokens / (bins * max_length), 4),
             fingerprint=rows.fingerprint,
+            weights=weight_range(rows),
         )
+
+
+@dataclass(frozen=True)
+class PartReport:
+    """A source of a mixture, in training."""
+
+    source: str
+    weight: float
+    rows: int
+    """That are trained on; each counted once."""
+    tokens: int
+    """Theirs."""
+    supervised_tokens: int
+    validation_rows: int
+    """That were held out."""
+    epoch_rows: int
+    """Rows that an epoch sees, as often as it sees them."""
+    epoch_tokens: int
+    """Theirs; on average, where epochs differ."""
+
+    @classmethod
+    def of(
+        cls, source: str, weight: float, rows: TokenizedRows, epoch_rows: int, validation_rows: int
+    ) -> PartReport:
+        tokens = int(rows.lengths.sum())
+        epoch_tokens = round(tokens * epoch_rows / max(1, len(rows)))
+        supervised = int(rows.targets.sum())
+        return cls(source, weight, len(rows), tokens, supervised, validation_rows, epoch_rows, epoch_tokens)
 
 
 @dataclass(frozen=True)
@@ -106,12 +140,23 @@ class DataReport:
     """Rows of validation that stand in training, too."""
     notes: tuple[str, ...] = ()
     """What else a person should know, a sentence each."""
+    mixture: tuple[PartReport, ...] = ()
+    """Of each source, where they have weights."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        plain = asdict(self) | {"warnings": self.warnings()}
+        plain = asdict(self) | {"warnings": self.warnings(), "mixture": self._shares()}
         del plain["notes"]
-        return plain
+        if self.train.weights is None:
+            del plain["train"]["weights"]
+        if self.validation is not None:  # which has none
+            del plain["validation"]["weights"]
+        return plain if self.mixture else {name: value for name, value in plain.items() if name != "mixture"}
+
+    def _shares(self) -> list[dict[str, Any]]:
+        """Of each source, with its share of an epoch's tokens."""
+        total = max(1, sum(part.epoch_tokens for part in self.mixture))
+        return [asdict(part) | {"share": round(part.epoch_tokens / total, 4)} for part in self.mixture]
 
     def warnings(self) -> list[str]:
         """A sentence each for what may not be meant."""
@@ -128,6 +173,8 @@ class DataReport:
             lines.append(
                 f"{_rows(found.too_long_rows)} longer than data.max_length {self.max_length} and left out"
             )
+        if found.weightless_rows:
+            lines.append(f"{_rows(found.weightless_rows)} left out: the weight is 0")
         if found.unsupervised_rows:
             lines.append(f"{_rows(found.unsupervised_rows)} left out: the cut took all of the answer")
         if found.thoughtless_turns:
@@ -136,6 +183,11 @@ class DataReport:
                 f"{turns:,} assistant turn{'s are' if turns != 1 else ' is'} not learnt: the chat template "
                 "leaves out the reasoning of earlier turns (a row that ends with such a turn would teach it)"
             )
+        lines += [
+            f"data.train: no row of {part.source} is left for training: validation took all of them"
+            for part in self.mixture
+            if not part.rows
+        ]
         if self.duplicates.rows:
             lines.append(
                 f"{_rows(self.duplicates.rows)} in training more than once, "
@@ -166,6 +218,15 @@ class DataReport:
                 f"  packing    {split.bins:,} sequences of {self.max_length:,} tokens, "
                 f"{split.packing_efficiency:.1%} full",
             ]
+            if split.weights is not None:
+                spread = ", ".join(f"{key} {value:g}" for key, value in split.weights.items())
+                lines.append(f"  weights    {spread} of a row")
+        for part in self._shares():
+            lines.append(
+                f"  {part['share']:>6.1%}   {part['source']}: weight {part['weight']:g}, "
+                f"{part['rows']:,} rows ({part['tokens']:,} tokens, {part['supervised_tokens']:,} of them "
+                f"supervised), {part['epoch_rows']:,} an epoch"
+            )
         return lines
 
     @property

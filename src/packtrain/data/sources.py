@@ -61,6 +61,11 @@ class Source:
                 yield from rows
 
     @property
+    def name(self) -> str:
+        """As the run file calls it."""
+        return self.source if isinstance(self.source, str) else ", ".join(self.source)
+
+    @property
     def revision(self) -> str | None:
         """The commit of the one hub data set that this is; None for files and for several."""
         commits = {file.revision for file in self.files}

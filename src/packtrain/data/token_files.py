@@ -25,6 +25,8 @@ from packtrain.storage.checksums import crc32c_file
 META = "meta.json"
 TOKENS, SUPERVISED = "tokens.i4", "supervised.u1"
 _A_ROW = ("lengths", "targets", "digests", "which", "numbers")
+#: Beside them, where there are any.
+WEIGHTS = "weights"
 
 
 class Damaged(ValueError):
@@ -77,6 +79,7 @@ class RowWriter:
             "lengths": np.array([len(row) for row in tokens], dtype=np.int64),
             "targets": np.array([int(mask[1:].sum()) for mask in supervised], dtype=np.int64),
             "digests": digests_of(tokens, supervised),
+            WEIGHTS: np.array([encoded.weight for _, encoded in self._chunk]),
         }
         flat = np.concatenate(tokens).astype("<i4"), np.concatenate(supervised).astype("u1")
         if self._files is None:
@@ -97,6 +100,7 @@ class RowWriter:
     def rows(self) -> TokenizedRows:
         """What was taken into memory."""
         assert self.folder is None
+        self._drop_weights()
         joined = {name: np.concatenate(parts) for name, parts in self._arrays.items()}
         return TokenizedRows(
             starts=starts_of(joined["lengths"]), places=Places.joined(self._places), **joined
@@ -105,6 +109,7 @@ class RowWriter:
     def finish(self, layout: str, findings: Findings) -> None:
         """Write what :func:`read_entry` reads beside the tokens."""
         assert self.folder is not None
+        self._drop_weights()
         places = Places.joined(self._places)
         self._places.clear()
         self._arrays |= {"which": [places.which], "numbers": [places.numbers]}
@@ -122,6 +127,11 @@ class RowWriter:
             }
             (self.folder / META).write_text(json.dumps(meta), encoding="utf-8")
 
+    def _drop_weights(self) -> None:
+        """Where they are all 1."""
+        if all((weights == 1.0).all() for weights in self._arrays.get(WEIGHTS, [])):
+            self._arrays.pop(WEIGHTS, None)
+
 
 def read_entry(folder: Path) -> Entry:
     """What was written there, every byte checked. Errors: :class:`Damaged`; FileNotFoundError where
@@ -130,11 +140,12 @@ def read_entry(folder: Path) -> Entry:
         raise FileNotFoundError(folder)
     try:
         meta = json.loads((folder / META).read_bytes())
-        for name in (TOKENS, SUPERVISED, *(f"{each}.npy" for each in _A_ROW)):
+        a_row = (*_A_ROW, *([WEIGHTS] if f"{WEIGHTS}.npy" in meta["files"] else []))
+        for name in (TOKENS, SUPERVISED, *(f"{each}.npy" for each in a_row)):
             size, checksum = meta["files"][name]
             if (folder / name).stat().st_size != size or crc32c_file(folder / name) != checksum:
                 raise Damaged(f"{folder / name} is not what was written")
-        arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in _A_ROW}
+        arrays = {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in a_row}
         places = Places(tuple(meta["beginnings"]), arrays.pop("which"), arrays.pop("numbers"))
         rows = TokenizedRows(
             tokens=np.asarray(np.memmap(folder / TOKENS, dtype="<i4", mode="r")),

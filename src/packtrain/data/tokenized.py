@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -37,6 +37,8 @@ class TokenizedRows:
     """Supervised tokens of each row that something precedes [rows]: what the loss is a mean over."""
     digests: npt.NDArray[np.uint8]
     """[rows, 16]: equal where two rows are the same to the model, tokens and mask."""
+    weights: npt.NDArray[np.float64] | None = None
+    """[rows]: what each row's loss counts; None where all count 1."""
 
     @classmethod
     def of(
@@ -62,9 +64,12 @@ class TokenizedRows:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256, in hex, over the rows' tokens and masks: the same data, seen by the model, or not."""
+        """SHA-256, in hex, over the rows' tokens and masks (and weights): the same data, seen by the model,
+        or not."""
         digest = hashlib.sha256(np.ascontiguousarray(self.lengths.astype("<i8")).data)
         digest.update(np.ascontiguousarray(self.digests).data)
+        if self.weights is not None:
+            digest.update(np.ascontiguousarray(self.weights.astype("<f8")).data)
         return digest.hexdigest()
 
     def row(self, index: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.bool_]]:
@@ -83,7 +88,17 @@ class TokenizedRows:
             self.places.take(indices),
             self.targets[indices],
             self.digests[indices],
+            None if self.weights is None else self.weights[indices],
         )
+
+    def counting(self, indices: npt.NDArray[np.int64]) -> int | float:
+        """What the loss of some rows is a mean over: supervised tokens, times their rows' weights."""
+        targets = self.targets[indices]
+        return int(targets.sum()) if self.weights is None else float(targets @ self.weights[indices])
+
+    def unweighted(self) -> TokenizedRows:
+        """The same rows, each counting 1."""
+        return self if self.weights is None else replace(self, weights=None)
 
 
 def starts_of(lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from packtrain.config import ClusterConfig, RunConfig
+from packtrain.config import ClusterConfig, RunConfig, source_names
 from packtrain.errors import ConfigError
 from packtrain.kube.fabrics import Fabric, fabric_between
 from packtrain.kube.names import node_pool
@@ -143,7 +143,7 @@ def site_of(config: RunConfig) -> Site:
     if problems:
         raise ConfigError("\n".join(problems))
     data = (config.data.train, config.data.validation)
-    sources = _buckets(config.model.source, *(each for value in data for each in _texts(value)))
+    sources = _buckets(config.model.source, *(each for value in data for each in source_names(value)))
     assert cluster.project and cluster.location and cluster.name
     return Site(
         project=cluster.project,
@@ -182,12 +182,6 @@ def _repository(cluster: ClusterConfig) -> Repository | None:
         return Repository(re.sub(r"-[a-z]$", "", cluster.location), cluster.project, REPOSITORY)
     found = _IMAGE.fullmatch(cluster.image)
     return Repository(found["region"], found["project"], found["name"]) if found else None
-
-
-def _texts(value: object) -> list[str]:
-    if isinstance(value, list):
-        return [str(each) for each in value]
-    return [value] if isinstance(value, str) else []
 
 
 def _buckets(*uris: str | None) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from packtrain.config import ClusterConfig, RunConfig
+from packtrain.config import ClusterConfig, RunConfig, source_names
 from packtrain.errors import ConfigError
 from packtrain.plan.machines import Machine, machine, price_per_hour
 
@@ -39,8 +39,8 @@ def _places(config: RunConfig) -> Iterator[str]:
     if template is not None and _is_local(template):
         yield f"model.chat_template: {template} is on this machine, {reached}; put the template itself here"
     for key, value in (("train", config.data.train), ("validation", config.data.validation)):
-        for source in value if isinstance(value, list) else [value]:
-            if isinstance(source, str) and _is_local(source):
+        for source in source_names(value):
+            if _is_local(source):
                 yield (
                     f"data.{key}: {source} is on this machine, {reached}; copy it to the bucket "
                     "(gcloud storage cp) and name it gs://BUCKET/NAME, or use a Hugging Face id"

@@ -44,14 +44,24 @@ def as_it_began(config: RunConfig, known: RunIdentity) -> RunConfig:
 
     A branch has moved on, perhaps; the run has not. Errors: :class:`ConfigError` for other settings.
     """
-    began = {key: (known.config.get(key) or {}).get("revision") for key in ("model", "data")}
-    mine = {"model": config.model.revision, "data": config.data.revision}
-    pinned = {
-        key: mine[key] if COMMIT.fullmatch(mine[key] or "") else began[key] for key in ("model", "data")
-    }
-    config = with_revisions(config, pinned["model"], pinned["data"])
+    began = known.config.get("data") or {}
+    items = began.get("train")
+    before = [
+        each.get("revision") if isinstance(each, dict) else None
+        for each in (items if config.data.mixture and isinstance(items, list) else [began])
+    ]
+    mine = config.data.revisions
+    if len(before) != len(mine):  # another data set, as is said below
+        before = [None] * len(mine)
+    model = _commit(config.model.revision) or (known.config.get("model") or {}).get("revision")
+    data = [_commit(own) or earlier for own, earlier in zip(mine, before, strict=True)]
+    config = with_revisions(config, model, data)
     check_settings(known, config, f"the name {config.name}")
     return config
+
+
+def _commit(revision: str | None) -> str | None:
+    return revision if COMMIT.fullmatch(revision or "") else None
 
 
 def claim(config: RunConfig, run_id: str, *, new: bool) -> RunIdentity:

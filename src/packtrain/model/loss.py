@@ -43,6 +43,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         scale: float,
         softcap: float | None,
         chunk: int,
+        weights: Tensor | None,
     ) -> Tensor:
         want_hidden, want_weight, want_bias = ctx.needs_input_grad[:3]
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
@@ -59,12 +60,16 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
                 bend = torch.tanh(logits / softcap)
                 logits = bend * softcap
             normalizer = torch.logsumexp(logits, dim=1, keepdim=True)
-            total += (normalizer - logits.gather(1, wanted)).sum()
+            losses = normalizer - logits.gather(1, wanted)
+            counting = None if weights is None else weights[start : start + chunk, None]
+            total += (losses if counting is None else losses * counting).sum()
             if grad_hidden is None and grad_weight is None and grad_bias is None:
                 continue
             # d loss / d logits = softmax - one-hot, made in place.
             grad = logits.sub_(normalizer).exp_()
             grad.scatter_add_(1, wanted, grad.new_full((1, 1), -1.0).expand(len(wanted), 1))
+            if counting is not None:
+                grad *= counting
             if bend is not None:
                 grad *= 1.0 - bend * bend
             if scale != 1.0:
@@ -93,6 +98,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             None,
             None,
             None,
+            None,
         )
 
 
@@ -105,14 +111,15 @@ def chunked_cross_entropy(
     scale: float = 1.0,
     softcap: float | None = None,
     chunk: int = CHUNK,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Sum over S of the cross entropy of ``softcap·tanh(scale·(hidden @ weight.T + bias)/softcap)``.
 
     ``hidden`` [S, C], ``weight`` [V, C], ``bias`` [V] or None, ``targets`` [S]. Result: a scalar in
     fp32 (nats). At most ``chunk`` × V logits exist at a time. Without a ``softcap`` the logits are
-    just scaled.
+    just scaled. ``weights`` [S] in fp32: what each cross entropy counts in the sum; None: 1.
     """
-    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, scale, softcap, chunk)
+    loss: Tensor = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, scale, softcap, chunk, weights)
     return loss
 
 
@@ -171,7 +178,8 @@ class CausalLoss(nn.Module):
         return not on_host or any(map(drops, self.backbone.modules()))
 
     def forward(self, batch: MicroBatch) -> Tensor:
-        """Sum of the cross entropies (nats) of the batch's supervised tokens, a scalar in fp32."""
+        """Sum of the cross entropies (nats) of the batch's supervised tokens, each as often as its row
+        counts, a scalar in fp32."""
         weight: Tensor = self.head.weight
         bias: Tensor | None = self.head.bias
         with torch.autocast(weight.device.type, self.compute, enabled=self.compute is not None):
@@ -188,6 +196,7 @@ class CausalLoss(nn.Module):
             scale=self.scale,
             softcap=self.softcap,
             chunk=self.chunk,
+            weights=batch.weights,
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from packtrain.config import RunConfig
 from packtrain.data.batches import BatchPlan
+from packtrain.data.mixture import joined, open_parts
 from packtrain.data.prepare import bins_of_lengths, read_rows, validation_choice
 from packtrain.data.rows import Item
 from packtrain.data.sources import Source, open_source
@@ -76,29 +77,57 @@ def statistics(
     most_rows: int = MOST_ROWS,
 ) -> DataStats:
     """Count the run's data. Errors: those of :func:`packtrain.data.prepare.prepare`."""
-    section = config.data
-    source = open_source(section.train, revision=section.revision, limit=section.limit)
-    sample, total, read = _sampled(source, most_rows)
-    rows = read_rows(section, tokenizer, sample, chat_template)
-    kept = round(len(rows) / read * total)
-    validation = 0.0
+    section, parts, validation = config.data, [], 0.0
+    opened = open_parts(section)
+    for part in opened:
+        sample, total, read = _sampled(part.source, -(-most_rows // len(opened)))
+        rows = read_rows(part.config, tokenizer, sample, chat_template)
+        parts.append(_Part(rows, round(len(rows) / read * total), part.weight, whole=read == total))
     if isinstance(section.validation, float | int):
+        kept = sum(part.total for part in parts)
         held = len(validation_choice(kept, float(section.validation), config.train.seed))
-        validation = held * float(rows.lengths.mean())
-        kept -= held
+        validation = sum(held * part.total / kept * float(part.rows.lengths.mean()) for part in parts)
+        parts = [replace(part, total=part.total - round(held * part.total / kept)) for part in parts]
     else:
         own, own_total, own_read = _sampled(open_source(section.validation, limit=section.limit), most_rows)
         found = read_rows(section, tokenizer, own, chat_template)
         validation = float(found.lengths.sum()) / own_read * own_total
-    return of_rows(config, rows, kept, round(validation), whole=read == total)
+    return _of_parts(config, parts, round(validation))
 
 
 def of_rows(
     config: RunConfig, rows: TokenizedRows, total: int, validation_tokens: int, *, whole: bool
 ) -> DataStats:
     """``total`` rows of training like ``rows``."""
+    return _of_parts(config, [_Part(rows, total, 1.0, whole=whole)], validation_tokens)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A source: ``total`` rows of training like ``rows``; an epoch sees each ``weight`` times."""
+
+    rows: TokenizedRows
+    total: int
+    weight: float
+    whole: bool
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Of an epoch's rows."""
+        return np.resize(self.rows.lengths, max(1, round(self.total * self.weight)))
+
+    @property
+    def error(self) -> float:
+        """A standard error of an epoch's tokens."""
+        whole = self.whole and self.weight == int(self.weight)
+        return (
+            0.0 if whole else len(self.lengths) * float(self.rows.lengths.std()) / math.sqrt(len(self.rows))
+        )
+
+
+def _of_parts(config: RunConfig, parts: list[_Part], validation_tokens: int) -> DataStats:
     section = config.data
-    lengths: npt.NDArray[np.int64] = np.resize(rows.lengths, total)
+    lengths = np.concatenate([part.lengths for part in parts])
     bins = bins_of_lengths(lengths, section)
     tokens = int(lengths.sum())
     plan = BatchPlan(
@@ -108,19 +137,23 @@ def of_rows(
         seed=config.train.seed,
         max_steps=config.train.max_steps,
     )
-    spread = float(rows.lengths.std()) / max(1e-9, float(rows.lengths.mean()))
+    supervised = sum(
+        float(part.lengths.sum()) * float(part.rows.targets.sum()) / float(part.rows.lengths.sum())
+        for part in parts
+    )
+    rows = joined([part.rows for part in parts])
     return DataStats(
-        rows=total,
+        rows=sum(part.total for part in parts),
         tokens=tokens,
-        supervised=float(rows.targets.sum()) / len(rows.tokens),
+        supervised=supervised / tokens,
         bins=len(bins),
         packing_efficiency=tokens / (len(bins) * section.max_length),
-        documents=total / len(bins),
+        documents=len(lengths) / len(bins),
         steps=plan.steps,
         steps_per_epoch=plan.steps_per_epoch,
         validation_tokens=validation_tokens,
         sampled_rows=len(rows),
-        error=0.0 if whole else ERRORS * spread / math.sqrt(len(rows)),
+        error=ERRORS * math.hypot(*(part.error for part in parts)) / max(1, tokens),
         sample=rows,
     )
 

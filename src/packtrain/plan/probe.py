@@ -224,6 +224,7 @@ def _evaluation(trainer: Trainer) -> float:
     """Seconds of a token."""
     from packtrain.evaluate.loss import evaluate_loss
 
+    assert isinstance(trainer.bins, list), "a sample is packed once"
     began, turns = time.perf_counter(), [(0, 0.0)]
 
     def on_batch(done: int, _total: int) -> None:

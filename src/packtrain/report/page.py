@@ -162,6 +162,7 @@ def _left_out(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         (found.get("bad_rows", 0), "rows", "bad, and left out"),
         (found.get("too_long_rows", 0), "rows", "longer than data.max_length, and left out"),
         (found.get("unsupervised_rows", 0), "rows", "left out: the cut took all that is trained on"),
+        (found.get("weightless_rows", 0), "rows", "left out: their weight is 0"),
         (found.get("truncated_rows", 0), "rows", "longer than data.max_length, and cut"),
         (found.get("truncated_tokens", 0), "tokens", "lost by the cut"),
         (found.get("thoughtless_turns", 0), "turns", "not learnt: the chat template drops their reasoning"),

@@ -87,15 +87,23 @@ def _source_lines(sources: dict[str, dict[str, Any]]) -> list[str]:
     """A line for each source: the hub's by commit, files by their checksum."""
     lines = []
     for split, source in sources.items():
+        which = f"{split}, weight {source['weight']:g}" if "weight" in source else split
         if source["revision"]:
-            lines.append(f"{split}: `{source['source']}` at revision `{source['revision']}`")
+            named = ", ".join(f"`{name}`" for name in _names(source))
+            lines.append(f"{which}: {named} at revision `{source['revision']}`")
         else:
-            lines += [f"{split}: `{file['name']}`, SHA-256 `{file['sha256']}`" for file in source["files"]]
+            lines += [f"{which}: `{file['name']}`, SHA-256 `{file['sha256']}`" for file in source["files"]]
     return lines
 
 
 def _hub_datasets(sources: dict[str, dict[str, Any]]) -> list[str]:
-    return sorted({source["source"].partition(":")[0] for source in sources.values() if source["revision"]})
+    of_the_hub = [source for source in sources.values() if source["revision"]]
+    return sorted({name.partition(":")[0] for source in of_the_hub for name in _names(source)})
+
+
+def _names(source: dict[str, Any]) -> list[str]:
+    named: str | list[str] = source["source"]
+    return [named] if isinstance(named, str) else named
 
 
 def training_facts(fit: Fit) -> TrainingFacts:

@@ -98,8 +98,7 @@ def set_up(session: Session) -> Fit:
         settings["micro_batch"] = micro_batch.planned(
             session, config, base.folder, data, world, settings["micro_batch"]
         )
-    data_revision = data.report.sources["train"]["revision"] or config.data.revision
-    config = session.write_config(config, base.revision or config.model.revision, data_revision, settings)
+    config = session.write_config(config, base.revision or config.model.revision, data.revisions, settings)
 
     session.stage(f"loading {config.model.source}")
     base = world.main_first(lambda: resolve_base(config.model, on_progress=session.progress.stage))
@@ -142,13 +141,14 @@ def set_up(session: Session) -> Fit:
         epochs=config.train.epochs,
         seed=config.train.seed,
         max_steps=config.train.max_steps,
+        own=data.epochs,
     )
     trainer = Trainer(
         loss=loss,
         adapter=adapter,
         optimizer=optimizer,
         rows=data.train,
-        bins=data.train_bins,
+        bins=data.epochs or data.train_bins,
         plan=plan,
         config=config.train,
         micro_batch=settings["micro_batch"],

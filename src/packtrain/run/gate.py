@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from packtrain.config import RunConfig
+from packtrain.config import DataConfig, RunConfig
 from packtrain.errors import ConfigError, PacktrainError, StorageError
 from packtrain.run.mirror import runs_uri
 from packtrain.storage import is_bucket, open_storage
@@ -31,6 +31,8 @@ class Check:
     commit: str | None = None
     """What a model or data set of the hub is pinned to."""
     error: PacktrainError | None = None
+    revision: str | None = None
+    """What the run file names of it."""
 
 
 def checks(config: RunConfig, *, write: bool) -> Iterator[Check]:
@@ -38,11 +40,11 @@ def checks(config: RunConfig, *, write: bool) -> Iterator[Check]:
     yield _asked(
         "model", config.model.source, lambda: check_model(config.model.source, config.model.revision)
     )
-    pinned = _repositories(config.data.train)
-    for source in data_sources(config):
-        # A revision belongs to the repository of `data.train`; another one has no such commit.
-        revision = config.data.revision if _repositories(source) <= pinned else None
-        yield _asked("data", source, lambda source=source, at=revision: check_data(source, at))
+    from packtrain.data.pinning import named_sources
+
+    for source, revision in named_sources(config.data):
+        answer = _asked("data", source, lambda source=source, at=revision: check_data(source, at))
+        yield replace(answer, revision=revision)
     for uri in bucket_places(config):
         yield _asked("bucket", uri, lambda uri=uri: check_bucket(uri, write=write))
 
@@ -50,34 +52,29 @@ def checks(config: RunConfig, *, write: bool) -> Iterator[Check]:
 def pin(config: RunConfig, answers: list[Check]) -> RunConfig:
     """The run file with the commits that the hub named, where it names no commit itself."""
     model = next((each.commit for each in answers if each.name == "model"), None)
-    ours = _repositories(config.data.train)
-    found = {each.commit for each in answers if each.name == "data" and _repositories(each.subject) == ours}
+    commits = {(each.subject, each.revision): each.commit for each in answers if each.name == "data"}
+    return with_revisions(config, model or config.model.revision, pinned_revisions(config.data, commits))
+
+
+def pinned_revisions(
+    data: DataConfig, commits: Mapping[tuple[str, str | None], str | None]
+) -> tuple[str | None, ...]:
+    """:attr:`DataConfig.revisions` as commits, where those of the sources (name, revision) are known."""
+    from packtrain.data.pinning import repositories
+
+    if data.mixture:
+        return tuple(commits.get((item.source, item.revision)) or item.revision for item in data.mixture)
+    ours = repositories(data.train)
+    found = {commit for (name, _), commit in commits.items() if repositories(name) == ours}
     # Of several data sets, each is pinned when the run starts: there is one revision.
-    data = found.pop() if len(ours) == 1 and len(found) == 1 else None
-    return with_revisions(config, model or config.model.revision, data or config.data.revision)
+    commit = found.pop() if len(ours) == 1 and len(found) == 1 else None
+    return (commit or data.revision,)
 
 
-def with_revisions(config: RunConfig, model: str | None, data: str | None) -> RunConfig:
-    return config.model_copy(
-        update={
-            "model": config.model.model_copy(update={"revision": model}),
-            "data": config.data.model_copy(update={"revision": data}),
-        }
-    )
-
-
-def data_sources(config: RunConfig) -> list[str]:
-    values = (config.data.train, config.data.validation)
-    named = [each for value in values for each in (value if isinstance(value, list) else [value])]
-    return list(dict.fromkeys(each for each in named if isinstance(each, str)))
-
-
-def _repositories(sources: str | list[str]) -> set[str]:
-    """The data sets of the hub that are named."""
-    from packtrain.data.remote import HubId
-
-    named = [HubId.parse(each) for each in ([sources] if isinstance(sources, str) else sources)]
-    return {each.repository for each in named if each is not None}
+def with_revisions(config: RunConfig, model: str | None, data: Sequence[str | None]) -> RunConfig:
+    """``data``: as :attr:`DataConfig.revisions` are."""
+    update = {"model": config.model.model_copy(update={"revision": model}), "data": config.data.pinned(data)}
+    return config.model_copy(update=update)
 
 
 def bucket_places(config: RunConfig) -> list[str]:

@@ -65,7 +65,7 @@ def planned(
     if world.is_main:
         session.stage("planning the micro-batch")
         memory = torch.cuda.mem_get_info(world.device)[1]
-        documents = max(1, round(len(data.train) / len(data.train_bins)))
+        documents = max(1, round(sum(map(len, data.train_bins)) / len(data.train_bins)))
         try:
             choice = choose(config, base, Room(world.size, world.local_size, memory), documents)
         except Exception as error:  # noqa: BLE001  (an estimate that fails is no reason to end a run)

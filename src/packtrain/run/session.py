@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from packtrain.config import RunConfig, seconds
 from packtrain.errors import BugError, PacktrainError, PreemptedError
 from packtrain.evaluate.answers import Answer
 from packtrain.report.trackers.tracker import check_installed
+from packtrain.run.gate import with_revisions
 from packtrain.run.heavy import heavy_imports
 from packtrain.run.keeping import Keeping, keeping
 from packtrain.run.mirror import keep_config
@@ -146,32 +147,23 @@ class Session:
         if not self.run_dir.config_file.exists():
             return config
         earlier = load(self.run_dir.config_file).config
-        return _with_revisions(config, earlier.model.revision, earlier.data.revision)
+        return with_revisions(config, earlier.model.revision, earlier.data.revisions)
 
     def write_config(
         self,
         config: RunConfig,
         model_revision: str | None,
-        data_revision: str | None,
+        data_revisions: Sequence[str | None],
         settings: dict[str, Any],
     ) -> RunConfig:
         """Pin the revisions and keep the whole, with what `auto` became, as ``config.yaml``."""
-        config = _with_revisions(config, model_revision, data_revision)
+        config = with_revisions(config, model_revision, data_revisions)
         if self.keeping is not None:
             header = f"The run file as it was used; on this machine: {json.dumps(settings)}"
             write_atomically(self.run_dir.config_file, dump(config, header).encode())
             if self.keeping.remote is not None:
                 keep_config(self.run_dir, self.keeping.remote)
         return config
-
-
-def _with_revisions(config: RunConfig, model: str | None, data: str | None) -> RunConfig:
-    return config.model_copy(
-        update={
-            "model": config.model.model_copy(update={"revision": model}),
-            "data": config.data.model_copy(update={"revision": data}),
-        }
-    )
 
 
 def run(

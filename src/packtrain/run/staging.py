@@ -9,7 +9,7 @@ from pathlib import Path
 from packtrain.config import RunConfig
 from packtrain.errors import ConfigError
 from packtrain.hub.staged import Copied, FileProgress, Pinned, copy_out
-from packtrain.run.gate import data_sources, with_revisions
+from packtrain.run.gate import pinned_revisions, with_revisions
 from packtrain.storage import is_bucket
 
 Say = Callable[[str], None]
@@ -31,7 +31,8 @@ def stage(config: RunConfig, uri: str | None, say: Say, on_progress: FileProgres
     those of the hub and of the bucket.
     """
     uri = uri or config.cluster.staged or default_place(config)
-    found = [*_base(config, say), *_data(config, say)]
+    commits: dict[tuple[str, str | None], str | None] = {}
+    found = [*_base(config, say), *_data(config, say, commits)]
     copied, left = [], [each for each in found if isinstance(each, str)]
     for each in found:
         if not isinstance(each, str):
@@ -39,8 +40,8 @@ def stage(config: RunConfig, uri: str | None, say: Say, on_progress: FileProgres
             say(f"copying {pinned.repository} at {pinned.commit[:12]} to {pinned.place(uri)}")
             copied.append(copy_out(pinned, names, uri, on_progress=on_progress))
     model = next((each.pinned.commit for each in copied if each.pinned.kind == "model"), None)
-    data = next((each.pinned.commit for each in copied if each.pinned.kind == "dataset"), None)
-    pinned_config = with_revisions(config, model or config.model.revision, data or config.data.revision)
+    data = pinned_revisions(config.data, commits)
+    pinned_config = with_revisions(config, model or config.model.revision, data)
     cluster = pinned_config.cluster.model_copy(update={"staged": uri})
     return Staged(pinned_config.model_copy(update={"cluster": cluster}), copied, left)
 
@@ -76,14 +77,18 @@ def _base(config: RunConfig, say: Say) -> list[tuple[Pinned, list[str]] | str]:
     return [(pinned, _matching(base.folder, globs, IGNORED))]
 
 
-def _data(config: RunConfig, say: Say) -> list[tuple[Pinned, list[str]] | str]:
+def _data(
+    config: RunConfig, say: Say, commits: dict[tuple[str, str | None], str | None]
+) -> list[tuple[Pinned, list[str]] | str]:
+    """``commits`` gets those of the sources, by name and revision."""
+    from packtrain.data.pinning import named_sources
     from packtrain.data.remote import HubId, hub_files
     from packtrain.data.sources import is_data_file
 
     files: dict[Pinned, set[str]] = {}
     left: list[tuple[Pinned, list[str]] | str] = []
-    commits: dict[str, str | None] = {}
-    for source in data_sources(config):
+    known: dict[tuple[str, str | None], str] = {}
+    for source, named in named_sources(config.data):
         if is_bucket(source):
             left.append(f"the data is in a bucket already: {source}")
             continue
@@ -95,9 +100,9 @@ def _data(config: RunConfig, say: Say) -> list[tuple[Pinned, list[str]] | str]:
             )
         say(f"getting {source}")
         # One repository, one commit, whichever of its splits are wanted.
-        revision = commits.get(identifier.repository, config.data.revision)
+        revision = known.get((identifier.repository, named), named)
         found, commit = hub_files(identifier, revision, is_data_file)
-        commits[identifier.repository] = commit
+        known[identifier.repository, named] = commits[source, named] = commit
         pinned = Pinned(identifier.repository, commit, "dataset")
         cards = [name for name in ("README.md", ".gitattributes") if (pinned.snapshot / name).exists()]
         files.setdefault(pinned, set()).update(cards, (inside for _, inside in found))

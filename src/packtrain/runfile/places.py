@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from packtrain.config import RunConfig
+from packtrain.config import DataSource, RunConfig
 from packtrain.errors import ConfigError
 from packtrain.runfile.document import Document, did_you_mean
 from packtrain.runfile.keys import nearest_name
@@ -111,9 +111,11 @@ def find_places(config: RunConfig, document: Document, *, data: bool = True) -> 
             return value
         return str(found or _absent(value, document.path))
 
-    def sources(value: float | str | list[str]) -> float | str | list[str]:
+    def sources(value: Any) -> Any:
         if isinstance(value, list):
-            return [source(each, model=False) for each in value]
+            return [sources(each) for each in value]
+        if isinstance(value, DataSource):
+            return value.model_copy(update={"source": source(value.source, model=False)})
         return source(value, model=False) if isinstance(value, str) else value
 
     def template(value: str | None) -> str | None:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from packtrain.config import DNS_LABEL, NAME, NOT_BLANK, Prompt
+from packtrain.config import DNS_LABEL, NAME, NOT_BLANK, DataSource, Prompt
 from packtrain.runfile.document import Document, KeyPath, did_you_mean, dotted_key
 from packtrain.runfile.keys import FIELDS, SECTIONS, nearest_key, nearest_name
 
@@ -89,8 +89,9 @@ def _sentence(path: KeyPath, items: list[ErrorDetails], document: Document) -> s
 
 
 def _nearest(path: KeyPath) -> str | None:
-    if any(isinstance(part, int) for part in path):  # inside of a prompt
-        return nearest_name(str(path[-1]), Prompt.model_fields)
+    if any(isinstance(part, int) for part in path):  # inside of a prompt, or of a mixture's item
+        inside = DataSource if path[0] == "data" else Prompt
+        return nearest_name(str(path[-1]), inside.model_fields)
     return nearest_key(dotted_key(path))
 
 

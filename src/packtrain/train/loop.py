@@ -1,15 +1,15 @@
 """The training loop: batches in, optimizer steps out, and something to report after each.
 
-A step's gradient is that of the mean loss over the supervised tokens of the whole batch, the
-same for every split into micro-batches and over ranks. A step is done or not done: a stop in the middle of
-accumulation drops what was accumulated.
+A step's gradient is that of the mean loss over the supervised tokens of the whole batch, each counted
+as its row's weight says, the same for every split into micro-batches and over ranks. A step is done or
+not done: a stop in the middle of accumulation drops what was accumulated.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from packtrain.config import TrainConfig
-from packtrain.data.batches import BatchPlan, MicroBatch, collate, micro_batches
+from packtrain.data.batches import BatchPlan, Bins, MicroBatch, collate, micro_batches
 from packtrain.data.tokenized import TokenizedRows
 from packtrain.errors import DivergedError
 from packtrain.model.loss import CausalLoss
@@ -35,7 +35,7 @@ class StopBetweenSteps(Exception):
 class StepResult:
     step: int
     loss: float
-    """Mean over the batch's supervised tokens, nats."""
+    """Mean over the batch's supervised tokens (by their rows' weights), nats."""
     tokens: int
     supervised_tokens: int
     learning_rate: float
@@ -57,7 +57,7 @@ class Trainer:
     """The adapter, or all of the base."""
     optimizer: torch.optim.Optimizer
     rows: TokenizedRows
-    bins: Sequence[npt.NDArray[np.int64]]
+    bins: Bins
     """Row indices of each bin."""
     plan: BatchPlan
     config: TrainConfig
@@ -79,6 +79,7 @@ class Trainer:
         bin_ids = self.plan.batch(step)
         rows = np.concatenate([self.bins[bin_id] for bin_id in bin_ids])
         supervised, tokens = int(self.rows.targets[rows].sum()), int(self.rows.lengths[rows].sum())
+        counting = self.rows.counting(rows)
         total = torch.zeros((), device=self.device)
         self.adapter.train(True)
         for turn in range(turns):
@@ -86,11 +87,11 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 raise StopBetweenSteps
             if turn < len(batches):
-                total += self._backward(step, batches[turn], supervised)
+                total += self._backward(step, batches[turn], counting)
             elif self.sharded:
                 # The others need this rank's shards for their turn; its own adds nothing.
                 idle = collate(self.rows, self.bins, bin_ids[:1])
-                self._backward(step, idle, supervised, weight=0.0)
+                self._backward(step, idle, counting, weight=0.0)
         self.adapter.train(False)
         self.world.sum(total)
         if not self.sharded:
@@ -98,7 +99,7 @@ class Trainer:
         norm = whole(torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.max_grad_norm))
         # Once a step the host waits for the device: for both numbers together.
         summed, grad_norm = torch.stack([total, norm.to(total)]).tolist()
-        mean = summed / supervised
+        mean = summed / counting
         if not (math.isfinite(mean) and math.isfinite(grad_norm)):
             self.optimizer.zero_grad(set_to_none=True)
             raise DivergedError(
@@ -112,12 +113,12 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         return StepResult(step, mean, tokens, supervised, rate, grad_norm, time.perf_counter() - started)
 
-    def _backward(self, step: int, batch: MicroBatch, supervised: int, weight: float = 1.0) -> torch.Tensor:
-        """Add a micro-batch's part of the gradient; the sum of its losses."""
+    def _backward(self, step: int, batch: MicroBatch, counting: float, weight: float = 1.0) -> torch.Tensor:
+        """Add a micro-batch's part of the gradient; the sum of its losses. ``counting``: of the batch."""
         self.adapter.randomness.step = step
         self.adapter.randomness.bins = batch.bins
         loss: torch.Tensor = self.loss(batch.to(self.device))
-        (loss * (weight / supervised)).backward()
+        (loss * (weight / counting)).backward()
         return loss.detach()
 
     def micro_batches(self, step: int) -> tuple[list[MicroBatch], int]:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from packtrain.config import DataConfig, RunConfig
+from packtrain.config import DataConfig, RunConfig, source_names
 from packtrain.config.columns import formats_with
 from packtrain.data.columns import Columns
 from packtrain.data.rows import BadRow
@@ -54,14 +54,16 @@ def make_small(config: RunConfig, folder: Path) -> Small:
     sources = [config.model.source, config.data.train, config.data.validation]
     with hub_if_it_answers() if _of_the_hub(sources) else nullcontext():
         base = make_tiny_base(folder / "base", config.model)
-        train, about_train = _rows(config.data, config.data.train, ROWS)
         objects = {f"base/{path.name}": path.read_bytes() for path in sorted((folder / "base").iterdir())}
-        objects["train.jsonl"] = train
+        about_train = []
+        for name, data in _parts(config.data):
+            objects[name], about = _rows(data, data.train, ROWS)
+            about_train.append(about)
         if own_validation:
             objects["validation.jsonl"], _ = _rows(config.data, config.data.validation, VALIDATION_ROWS)
     changes = {
         "model.source": base.note,
-        "data.train": about_train,
+        "data.train": "; ".join(about_train),
         "data.validation": "a few rows of it" if own_validation else "a tenth of them",
         "data.max_length, train.batch_tokens, train.max_steps": f"{LENGTH} tokens, {STEPS} steps",
         "checkpoint.every": f"{SAVE_EVERY} steps",
@@ -74,8 +76,12 @@ def make_small(config: RunConfig, folder: Path) -> Small:
 def _small_config(config: RunConfig, base: TinyBase, own_validation: bool) -> RunConfig:
     place = f"gs://{NAME}"
     model: dict[str, Any] = {"source": f"{place}/base", "revision": None, "dtype": "float32"}
+    train = [
+        item.model_copy(update={"source": f"{place}/{name}", "revision": None, "limit": None})
+        for item, (name, _) in zip(config.data.mixture, _parts(config.data), strict=False)
+    ]
     data: dict[str, Any] = {
-        "train": f"{place}/train.jsonl",
+        "train": train or f"{place}/train.jsonl",
         "validation": f"{place}/validation.jsonl" if own_validation else 0.1,
         "revision": None,
         # The first rows need not have every column that is named; a limit says that they are not all.
@@ -111,6 +117,25 @@ def _small_config(config: RunConfig, base: TinyBase, own_validation: bool) -> Ru
     gates = type(config.evaluate.fail_if)()
     changed["evaluate"] = changed["evaluate"].model_copy(update={"fail_if": gates})
     return config.model_copy(update=changed)
+
+
+def _parts(data: DataConfig) -> list[tuple[str, DataConfig]]:
+    """The object of each source of a mixture, and the settings that its rows are read by; else of all."""
+    if not data.mixture:
+        return [("train.jsonl", data)]
+    return [
+        (
+            f"train-{number}.jsonl",
+            data.model_copy(
+                update={
+                    "train": item.source,
+                    "revision": item.revision,
+                    "format": item.format or data.format,
+                }
+            ),
+        )
+        for number, item in enumerate(data.mixture)
+    ]
 
 
 def _rows(data: DataConfig, source: Any, count: int) -> tuple[bytes, str]:
@@ -175,8 +200,8 @@ def _made_up(format: str, count: int) -> list[dict[str, Any]]:
 
 
 def _of_the_hub(sources: Sequence[Any]) -> bool:
-    each = [one for source in sources for one in (source if isinstance(source, list) else [source])]
-    return any(isinstance(one, str) and not one.startswith(("gs://", "pypi:")) for one in each)
+    each = [name for source in sources for name in source_names(source)]
+    return any(not name.startswith(("gs://", "pypi:")) for name in each)
 
 
 @contextmanager

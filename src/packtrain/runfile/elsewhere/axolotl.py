@@ -6,7 +6,8 @@ from typing import Any
 
 from packtrain.runfile.elsewhere import common, transformers
 from packtrain.runfile.elsewhere.carried import Carried
-from packtrain.runfile.elsewhere.layouts import ROLES, Layout, columns, put_layouts, talk
+from packtrain.runfile.elsewhere.layouts import ROLES, Layout, columns, talk
+from packtrain.runfile.elsewhere.mixture import Found, first_rows, leave_first_rows, put_sources
 from packtrain.runfile.elsewhere.source import Source, shown
 
 LEFT = transformers.LEFT | {
@@ -56,7 +57,7 @@ LEFT = transformers.LEFT | {
 _NO_SETTING = "there is no such setting of a source; check the rows with packtrain data"
 _WORDING = "rows become turns of the tokenizer's chat template"
 _LAYOUTS = {"alpaca": "alpaca", "alpaca_chat": "alpaca", "sharegpt": "sharegpt", "completion": "text"}
-_OF_A_SET = {"path", "type", "split", "name", "data_files", "ds_type"}
+_OF_A_SET = {"path", "type", "split", "name", "data_files", "ds_type", "shards", "shards_idx"}
 #: Keys of a data set of conversations.
 _OF_A_TALK = {
     "field_messages", "field_system", "field_tools", "field_thinking", "message_property_mappings",
@@ -125,9 +126,12 @@ def _data(carried: Carried, source: Source) -> None:
     sets = source.take("datasets")
     if not isinstance(sets, list) or not all(isinstance(each, dict) and each.get("path") for each in sets):
         raise source.wrong("datasets", "must be a list of data sets, each with a path")
-    found = [_one(carried, each, index) for index, each in enumerate(sets)]
-    carried.put("data.train", common.one_or_list([place for place, _ in found]), origin="datasets")
-    put_layouts(carried, [layout for _, layout in found], "datasets")
+    found = []
+    for index, each in enumerate(sets):
+        place, layout = _one(carried, each, index)
+        weight = _share(carried, each, index)
+        found.append(Found(place, layout, first_rows(each.get("split")), weight))
+    put_sources(carried, found, "datasets")
     if system := source.text("default_system_message"):
         carried.put("data.system", system, origin="default_system_message")
     tests = source.take("test_datasets")
@@ -137,10 +141,24 @@ def _data(carried: Carried, source: Source) -> None:
         and all(isinstance(each, dict) and each.get("path") for each in tests)
     ):
         places = [_one(carried, each, index)[0] for index, each in enumerate(tests)]
+        for index, each in enumerate(tests):
+            leave_first_rows(carried, f"test_datasets[{index}].split", each.get("split"))
         carried.put("data.validation", common.one_or_list(places), origin="test_datasets")
         source.take("val_set_size")
     else:
         common.put_validation(carried, source, "val_set_size")
+
+
+def _share(carried: Carried, entry: dict[str, Any], index: int) -> float:
+    """The weight of a data set of which one in so many ``shards`` is trained on."""
+    shards = entry.get("shards")
+    if isinstance(shards, bool) or not isinstance(shards, int) or shards <= 1:
+        return 1.0
+    carried.leave(
+        f"datasets[{index}].shards: {shards}, one of which is trained on",
+        "each epoch sees as many of the rows (its weight), and other ones in the next",
+    )
+    return round(1 / shards, 4)
 
 
 def _one(carried: Carried, entry: dict[str, Any], index: int) -> tuple[str, Layout]:

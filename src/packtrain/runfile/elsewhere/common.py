@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 from packtrain.runfile.elsewhere.carried import Carried
+from packtrain.runfile.elsewhere.mixture import first_rows
 from packtrain.runfile.elsewhere.source import Source, shown
 
 #: All linear layers of Llama's shape but the head: what `all-linear` means for such a base.
@@ -118,9 +119,12 @@ def hub_source(path: str, config: str | None = None, split: str | None = None) -
 
 
 def whole_split(carried: Carried, where: str, split: Any) -> str:
-    """A split's name without the part of it that ``train[:90%]`` or ``a+b`` mean."""
+    """A split's name without the part of it that ``train[:90%]`` or ``a+b`` mean.
+
+    ``train[:1000]`` is a limit, which the caller carries over.
+    """
     name, *rest = re.split(r"[\[+]", str(split or "train"), maxsplit=1)
-    if rest:
+    if rest and first_rows(split) is None:
         carried.leave(
             f"{where}: {split}", f"a part or a sum of splits cannot be named; all of {name} was taken"
         )

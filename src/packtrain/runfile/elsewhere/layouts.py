@@ -1,7 +1,7 @@
 """How another trainer's data set names its columns, turns and roles, in a run file's words.
 
-A run file has one `data.format`, `data.columns` and `data.roles` for all sources: where the data sets
-of a config differ, what differs is listed.
+A run file has one `data.columns` and `data.roles` for all sources: where the data sets of a config
+differ, what differs is listed.
 """
 
 from __future__ import annotations
@@ -67,12 +67,8 @@ def talk(
 
 
 def put_layouts(carried: Carried, layouts: list[Layout], origin: str) -> None:
-    """One layout for all sources; what differs between them is listed, and the columns tell."""
+    """One set of columns, roles and system prompt for all sources; what differs is listed."""
     first, same = layouts[0], len({_text(each) for each in layouts}) == 1
-    formats = {each.format for each in layouts}
-    carried.put("data.format", first.format if len(formats) == 1 and first.format else "auto")
-    if len(formats) > 1:
-        carried.leave("a format for each source", "data.format is one for all; auto looks at the columns")
     if same:
         carried.put("data.columns", dict(first.columns) or None, origin=origin)
         roles = {ours: names[0] if len(names) == 1 else list(names) for ours, names in first.roles.items()}

@@ -7,7 +7,14 @@ from typing import Any
 
 from packtrain.runfile.elsewhere import common, transformers
 from packtrain.runfile.elsewhere.carried import Carried
-from packtrain.runfile.elsewhere.layouts import Layout, columns, put_layouts, talk
+from packtrain.runfile.elsewhere.layouts import Layout, columns, talk
+from packtrain.runfile.elsewhere.mixture import (
+    PROBABILITIES,
+    Found,
+    first_rows,
+    leave_first_rows,
+    put_sources,
+)
 from packtrain.runfile.elsewhere.source import Source
 
 LEFT = transformers.LEFT | {
@@ -15,6 +22,8 @@ LEFT = transformers.LEFT | {
     "enable_thinking": common.TEMPLATE,
     "preprocessing_*": common.LOADING,
     "overwrite_cache": common.LOADING,
+    "mix_strategy": PROBABILITIES,
+    "interleave_probs": PROBABILITIES,
     "tokenized_path": common.LOADING,
     "media_dir": common.LOADING,
     "use_fast_tokenizer": common.LOADING,
@@ -62,26 +71,37 @@ def _data(carried: Carried, source: Source, sets: Mapping[str, Any]) -> None:
     names = source.names("dataset")
     if names is None:
         raise source.wrong("dataset", "no data set is named")
-    found = [_one(carried, name, sets.get(name), folder) for name in names]
-    carried.put("data.train", common.one_or_list([place for place, _ in found]), origin="dataset")
-    put_layouts(carried, [layout for _, layout in found], "dataset")
+    most = source.whole("max_samples")
+    found = []
+    for name in names:
+        place, layout = _one(carried, name, sets.get(name), folder)
+        entry = sets.get(name)
+        limits = [most]
+        if isinstance(entry, dict):
+            limits += [first_rows(entry.get("split")), _drawn(carried, name, entry)]
+        found.append(Found(place, layout, min((each for each in limits if each), default=None)))
+    put_sources(carried, found, "dataset")
     if system := source.text("default_system"):
         carried.put("data.system", system, origin="default_system")
-    limit = source.whole("max_samples")
-    if limit is not None and len(names) == 1:
-        carried.put("data.limit", limit, origin="max_samples")
-    elif limit is not None:
-        carried.put("data.limit", limit * len(names), f"max_samples × {len(names)} data sets", "max_samples")
-        carried.leave(
-            f"max_samples: {limit} of each data set", "data.limit counts the first rows of all together"
-        )
     held_out = source.names("eval_dataset")
     if held_out:
         places = [_one(carried, name, sets.get(name), folder)[0] for name in held_out]
+        for name in held_out:
+            if isinstance(entry := sets.get(name), dict):
+                leave_first_rows(carried, name, entry.get("split"))
         carried.put("data.validation", common.one_or_list(places), origin="eval_dataset")
         source.take("val_size")
     else:
         common.put_validation(carried, source, "val_size")
+
+
+def _drawn(carried: Carried, name: str, entry: Mapping[str, Any]) -> int | None:
+    """So many rows of a data set, drawn there."""
+    count = entry.get("num_samples")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        return None
+    carried.leave(f"num_samples of the data set {name}: {count}", "the first rows are taken, not drawn ones")
+    return count
 
 
 def _one(carried: Carried, name: str, entry: Any, folder: str) -> tuple[str, Layout]:
@@ -100,7 +120,7 @@ def _one(carried: Carried, name: str, entry: Any, folder: str) -> tuple[str, Lay
         )
         return f"{folder}/{name}.json", Layout()
     layout = _layout(carried, name, entry)
-    for key in ("ranking", "num_samples", "folder"):
+    for key in ("ranking", "folder"):
         if entry.get(key):
             carried.leave(
                 f"{key} of the data set {name}",

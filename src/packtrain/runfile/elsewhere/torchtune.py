@@ -10,7 +10,8 @@ from typing import Any
 
 from packtrain.runfile.elsewhere import common
 from packtrain.runfile.elsewhere.carried import Carried
-from packtrain.runfile.elsewhere.layouts import Layout, columns, put_layouts
+from packtrain.runfile.elsewhere.layouts import Layout, columns
+from packtrain.runfile.elsewhere.mixture import Found, first_rows, leave_first_rows, put_sources
 from packtrain.runfile.elsewhere.source import Source, shown
 
 LEFT = {
@@ -142,8 +143,8 @@ def _data(carried: Carried, source: Source) -> bool:
     if not sets or not all(isinstance(each, dict) and each.get("_component_") for each in sets):
         raise source.wrong("dataset", "must be a data set with a _component_")
     found = [_one(carried, each, "dataset") for each in sets]
-    carried.put("data.train", common.one_or_list([place for place, _ in found]), origin="dataset")
-    put_layouts(carried, [layout for _, layout in found], "dataset")
+    limits = [first_rows(each.get("split")) for each in sets]
+    put_sources(carried, [Found(*each, limit) for each, limit in zip(found, limits, strict=True)], "dataset")
     _validation(carried, source, sets)
     packed = [each.get("packed", False) for each in sets]
     top = source.take("dataset.packed", False)
@@ -202,7 +203,8 @@ def _one(carried: Carried, entry: dict[str, Any], where: str) -> tuple[str, Layo
     if cut := _SLICE.match(split):
         split = cut[1]
         if not cut[3]:
-            carried.put("data.limit", int(cut[2]), origin=f"{where}.split")
+            if where != "dataset":
+                leave_first_rows(carried, f"{where}.split", entry["split"])
         elif where == "dataset":
             carried.leave(
                 f"{where}.split: {entry['split']}",

@@ -6,6 +6,7 @@ from typing import Any
 
 from packtrain.runfile.elsewhere import common, transformers
 from packtrain.runfile.elsewhere.carried import Carried
+from packtrain.runfile.elsewhere.mixture import Found, first_rows, put_sources
 from packtrain.runfile.elsewhere.source import Source, shown
 
 LEFT = transformers.LEFT | {
@@ -71,9 +72,8 @@ def _data(carried: Carried, source: Source) -> None:
         ]
     if not isinstance(sets, list) or not all(isinstance(each, dict) and each.get("path") for each in sets):
         raise source.wrong("datasets", "must be a list of data sets, each with a path")
-    carried.put(
-        "data.train", common.one_or_list([_one(carried, each) for each in sets]), origin="dataset_name"
-    )
+    found = [Found(_one(carried, each), limit=first_rows(each.get("split"))) for each in sets]
+    put_sources(carried, found, "dataset_name")
     if source.has("test_split_size"):
         common.put_validation(carried, source, "test_split_size")
         return
