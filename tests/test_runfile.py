@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from packtrain import runfile
@@ -207,6 +207,8 @@ _SCALARS = (
 
 
 @given(st.recursive(_SCALARS, lambda inner: st.lists(inner, max_size=3), max_leaves=6))
+@example("\x85")
+@example("one\u2028two\u2029three \x85 ")
 @settings(deadline=None)
 def test_what_is_dumped_is_read_as_it_was(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
     path = tmp_path_factory.mktemp("dump") / "x.yaml"

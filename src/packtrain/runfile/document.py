@@ -31,6 +31,7 @@ _INT = re.compile(r"[-+]?[0-9]+$|0x[0-9a-fA-F]+$|0o[0-7]+$")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?$")
 _NULL = re.compile(r"(?:~|null|Null|NULL|)$")
 _MERGE = re.compile(r"<<$")
+_BREAKS = re.compile("[\x85\u2028\u2029]")
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,6 +40,11 @@ class _Loader(yaml.SafeLoader):
 
 class _Dumper(yaml.SafeDumper):
     """Quotes what either YAML 1.1 or 1.2 would read as something else than text."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        # Line breaks of YAML 1.1, which a reader folds unless they are escaped.
+        style = '"' if _BREAKS.search(data) else None
+        return self.represent_scalar(_TAG + "str", data, style=style)
 
 
 for _name, _pattern, _first in (
@@ -49,6 +55,7 @@ for _name, _pattern, _first in (
     ("merge", _MERGE, ["<"]),
 ):
     _Loader.add_implicit_resolver(_TAG + _name, _pattern, _first)
+_Dumper.add_representer(str, _Dumper.represent_str)
 _Dumper.add_implicit_resolver(_TAG + "float", _FLOAT, list("-+.0123456789"))
 
 
