@@ -223,9 +223,9 @@ def test_the_schema_is_one_and_the_examples_are_valid(tmp_path: Path) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     examples = sorted(EXAMPLES.glob("*.yaml"))
     assert len(examples) == 2
-    for example in examples:
-        jsonschema.validate(Document.read(example).data, schema)
-        assert isinstance(runfile.load(example).config, RunConfig)
+    for path in examples:
+        jsonschema.validate(Document.read(path).data, schema)
+        assert isinstance(runfile.load(path).config, RunConfig)
 
 
 def test_every_key_has_a_description_and_there_are_few() -> None:
