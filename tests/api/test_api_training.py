@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,8 @@ def test_a_signal_saves_and_the_same_call_goes_on(
     with pytest.raises(PreemptedError, match=rf"stopped by {number.name} after step 3 of 6") as raised:
         packtrain.train(job.run_file, run_dir=job.run_dir.path)
     assert "the same command goes on" in raised.value.__notes__[0]
+    shown = "".join(traceback.format_exception(raised.value))
+    assert shown.count("Traceback") == 1 and "StopBetweenSteps" not in shown
     assert state() == before
     assert job.story()[-1].kind == "preempted"
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from packtrain.errors import ConflictError, PacktrainError
+from packtrain.errors import BugError, ConflictError, PacktrainError
 from packtrain.run.outcome import of_the_machine
 
 _turn = threading.Lock()
@@ -101,6 +101,9 @@ class put_back:
 
 
 def _forget(error: BaseException) -> None:
+    """The sentence of an error of ours says all that its causes would; a bug's are kept."""
+    if isinstance(error, PacktrainError) and not isinstance(error, BugError):
+        error.__cause__, error.__suppress_context__ = None, True
     pending: list[BaseException | None] = [error]
     seen: set[int] = set()
     while pending:
