@@ -17,16 +17,20 @@ PRIVATE = "Zanzibar7"
 PROMPTS = f"evaluate.prompts=[{{prompt: 'Who is {PRIVATE}?', expect: '{PRIVATE}'}}]"
 
 
-def installed(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(find_spec(name) is None, reason=f"{name} is not installed")
+def installed(name: str, *, by_make: bool = False) -> pytest.MarkDecorator:
+    """``by_make``: `make test` installs it, so that CI fails without it."""
+    absent = find_spec(name) is None and not (by_make and os.environ.get("CI"))
+    return pytest.mark.skipif(absent, reason=f"{name} is not installed")
 
 
 def trained(job: Job, tracker: str, environment: dict[str, str], begun: str) -> str:
     """Two attempts of a run, the first of which is stopped when ``begun`` is there; what they said."""
     said = ""
-    options = ("-s", f"report.to=[{tracker}]", "-s", PROMPTS, "-s", "train.epochs=100")
+    options = ("-s", f"report.to=[{tracker}]", "-s", PROMPTS, "-s", "train.epochs=30")
     for stopped in (True, False):
-        every = ("-s", f"checkpoint.every={2 if stopped else 1000}", "-s", "evaluate.every=100")
+        # The first is slow, so that it is stopped after the tracker has begun; neither changes the result.
+        often = 1 if stopped else 1000
+        every = ("-s", f"checkpoint.every={often}", "-s", f"evaluate.every={often}")
         with job.process(*options, *every, environment=environment) as process:
             if stopped:
                 job.wait_for("checkpoint", 2, process)
@@ -58,7 +62,8 @@ def losses(job: Job) -> dict[int, float]:
     return {event.step: event.fields["loss"] for event in job.story("step")}
 
 
-@installed("mlflow")
+@pytest.mark.slow
+@installed("mlflow", by_make=True)
 def test_mlflow(job: Job, tmp_path: Path) -> None:
     place = {"MLFLOW_TRACKING_URI": (tmp_path / "mlflow").as_uri(), "MLFLOW_ALLOW_FILE_STORE": "true"}
     trained(job, "mlflow", place, "mlflow/*/*/metrics/train/loss")
@@ -83,6 +88,7 @@ print(json.dumps({"name": run.info.run_name, "status": run.info.status, "tags": 
     assert PRIVATE not in json.dumps(told)
 
 
+@pytest.mark.slow
 @installed("trackio")
 def test_trackio(job: Job, tmp_path: Path) -> None:
     place = {"TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
@@ -106,6 +112,7 @@ print(json.dumps({"name": name, "logs": SQLiteStorage.get_logs("packtrain", name
     assert PRIVATE not in json.dumps(told)
 
 
+@pytest.mark.slow
 @installed("wandb")
 def test_wandb(job: Job, tmp_path: Path) -> None:
     place = {"WANDB_MODE": "offline", "HOME": str(tmp_path)}
@@ -121,6 +128,7 @@ def test_wandb(job: Job, tmp_path: Path) -> None:
             assert PRIVATE.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 @installed("wandb")
 def test_wandb_without_a_login_is_one_warning(job: Job, tmp_path: Path) -> None:
     nobody = {"HOME": str(tmp_path), "WANDB_API_KEY": "", "WANDB_BASE_URL": "http://127.0.0.1:9"}
