@@ -11,12 +11,29 @@ from packtrain.report.trackers.tracker import PROJECT, About, Ending, Row
 STEP = "step"
 
 
+#: What it would find out or print by itself; each where this version has it.
+SETTINGS = {
+    "console": "off",
+    "silent": True,
+    "host": "",
+    "disable_code": True,
+    "disable_git": True,
+    "disable_job_creation": True,
+    "x_disable_machine_info": True,
+    "x_disable_meta": True,
+    "x_disable_stats": True,
+    "x_save_requirements": False,
+}
+
+
 class WandbRun:
     def __init__(self, about: About) -> None:
-        # What its makers count of its users is not ours to send.
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+        # Silent before anything else: else it asks a terminal for a key. And what its makers count of its
+        # users is not ours to send.
+        os.environ |= {"WANDB_SILENT": "true", "WANDB_ERROR_REPORTING": "false"}
         import wandb
 
+        known = wandb.Settings.model_fields
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT") or PROJECT,
             id=about.run_id.lower(),
@@ -24,22 +41,14 @@ class WandbRun:
             resume="allow",
             config=dict(about.settings),
             dir=about.folder,
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                disable_code=True,
-                disable_git=True,
-                disable_job_creation=True,
-                x_disable_meta=True,
-                x_disable_stats=True,
-            ),
+            settings=wandb.Settings(**{key: value for key, value in SETTINGS.items() if key in known}),
         )
         self._run.define_metric(STEP, hidden=True)
         self._run.define_metric("*", step_metric=STEP)
 
     @property
     def link(self) -> str | None:
-        url: str | None = self._run.url  # none offline
+        url: str | None = None if self._run.offline else self._run.url
         return url
 
     def log(self, rows: Sequence[Row]) -> None:
