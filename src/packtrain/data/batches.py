@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,24 @@ def epoch_order(seed: int, epoch: int, bins: int) -> Indices:
     order = np.random.Generator(np.random.Philox(key=key)).permutation(bins)
     order.flags.writeable = False
     return order
+
+
+class Plan(Protocol):
+    """The optimizer steps of a run."""
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run; at least 1."""
+
+    @property
+    def most_bins(self) -> int:
+        """Bins of the largest batch."""
+
+    def batch(self, step: int) -> Indices:
+        """Bin ids of optimizer step 1..steps."""
+
+    def epoch_at(self, step: int) -> float:
+        """Epochs done after ``step`` steps."""
 
 
 @dataclass(frozen=True)

@@ -41,18 +41,25 @@ class Reader:
         layout: str = self.config.format
         for chunk in _chunks(source):
             if layout == "auto":
-                layout = _format_of(chunk)
-            for place, result in self._encoded(chunk, layout):
-                self.findings.rows_read += 1
-                encoded = self._accepted(place, result)
-                if encoded is not None:
-                    into.add(place, encoded)
-            into.seal()
+                layout = format_of(chunk)
+            self.take(chunk, layout, into)
             if self.on_progress:
                 self.on_progress(self.before.rows_read + self.findings.rows_read)
         if into.empty:
             raise DataError(_nothing_left(source, self.findings, self.config.max_length))
         return layout
+
+    def take(self, chunk: list[Row | BadRow], layout: str, into: RowWriter) -> int:
+        """The same for some rows of a known format; the tokens that ``into`` got. Errors: DataError."""
+        tokens = 0
+        for place, result in self._encoded(chunk, layout):
+            self.findings.rows_read += 1
+            encoded = self._accepted(place, result)
+            if encoded is not None:
+                into.add(place, encoded)
+                tokens += len(encoded.tokens)
+        into.seal()
+        return tokens
 
     def _encoded(self, chunk: list[Row | BadRow], layout: str) -> Iterator[tuple[str, Encoded | BadRow]]:
         """(place, tokens or what is wrong) in the order of the rows."""
@@ -119,7 +126,7 @@ def _chunks(source: Iterable[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
         yield chunk
 
 
-def _format_of(chunk: list[Row | BadRow]) -> str:
+def format_of(chunk: list[Row | BadRow]) -> str:
     """By the first row that can be read; a chunk without one tells nothing, and needs no format."""
     first = next((item for item in chunk if isinstance(item, Row)), None)
     if first is None:
@@ -131,9 +138,8 @@ def _format_of(chunk: list[Row | BadRow]) -> str:
 
 
 def _nothing_left(source: Source, found: Findings, max_length: int) -> str:
-    name = source.source if isinstance(source.source, str) else ", ".join(source.source)
     return (
-        f"{name}: no row is left of {found.rows_read:,}: {found.bad_rows:,} bad, "
+        f"{source.name}: no row is left of {found.rows_read:,}: {found.bad_rows:,} bad, "
         f"{found.too_long_rows:,} longer than data.max_length {max_length:,}, "
         f"{found.unsupervised_rows:,} without an answer after the cut"
     )

@@ -104,11 +104,14 @@ class DataReport:
     """Rows of validation that stand in training, too."""
     notes: tuple[str, ...] = ()
     """What else a person should know, a sentence each."""
+    scope: str = ""
+    """Of what the numbers are, where they are not of all the data."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON."""
         plain = asdict(self) | {"warnings": self.warnings()}
-        del plain["notes"]
+        for key in ("notes", *([] if self.scope else ["scope"])):
+            del plain[key]
         return plain
 
     def warnings(self) -> list[str]:
@@ -145,6 +148,7 @@ class DataReport:
         files = [file for source in self.sources.values() for file in source["files"]]
         count = f"{len(files)} file{'s' if len(files) != 1 else ''}"
         lines = [f"format       {self.format}, {self.findings.rows_read:,} rows read from {count}"]
+        lines += [f"scope        {self.scope}"] if self.scope else []
         for name, split in (("training", self.train), ("validation", self.validation)):
             if split is None:
                 lines.append(f"{name:<12} none")

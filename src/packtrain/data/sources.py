@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -83,6 +83,11 @@ class Source:
                 yield from rows
 
     @property
+    def name(self) -> str:
+        """As the run file has it."""
+        return self.source if isinstance(self.source, str) else ", ".join(self.source)
+
+    @property
     def revision(self) -> str | None:
         """The commit of the one hub data set that this is; None for files and for several."""
         commits = {file.revision for file in self.files}
@@ -129,6 +134,16 @@ def open_source(
     names = [source] if isinstance(source, str) else source
     files = [file for name in names for file in _files(name, revision, in_place)]
     return Source(source, tuple(files), limit, in_place)
+
+
+def local_bytes(source: str | list[str]) -> int:
+    """Of the files that lie on this machine; nothing is asked or downloaded, and what is wrong is 0."""
+    size = 0
+    for name in [source] if isinstance(source, str) else source:
+        if not name.startswith("gs://") and (Path(name).expanduser().exists() or _GLOB.search(name)):
+            with suppress(ConfigError, DataError, OSError):
+                size += sum(file.size for file in _files(name, None, in_place=True))
+    return size
 
 
 def _files(name: str, revision: str | None, in_place: bool) -> list[DataFile]:

@@ -49,7 +49,7 @@ def _make(session: Session) -> Receipt | None:
             name=fit.config.name,
             resumed_from=fit.state.step or None,
             steps=fit.schedule.steps,
-            rows=len(fit.data.train),
+            rows=None if fit.stream else len(fit.data.train),
             processes=fit.trainer.world.size,
             **fit.state.settings,
             **({"image": made_in} if (made_in := image()) else {}),
@@ -62,6 +62,9 @@ def _make(session: Session) -> Receipt | None:
             session.warn(warning, fit.state.step)
         with session.stop.deferred():
             train(session, fit)
+        if fit.stream is not None:
+            fit.data = fit.stream.trained(fit.state.step)
+            tell_data(session, fit)
         world, sharded = fit.trainer.world, fit.trainer.sharded
         # All that is left of it is in the last checkpoint: what follows needs the room.
         fit.trainer.optimizer.state.clear()
