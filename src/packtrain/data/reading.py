@@ -46,7 +46,7 @@ class Reader:
             if self.on_progress:
                 self.on_progress(self.before.rows_read + self.findings.rows_read)
         if into.empty:
-            raise DataError(_nothing_left(source, self.findings, self.config.max_length))
+            raise DataError(nothing_left(source.name, self.findings, self.config.max_length))
         return layout
 
     def take(self, chunk: list[Row | BadRow], layout: str, into: RowWriter) -> int:
@@ -137,9 +137,10 @@ def format_of(chunk: list[Row | BadRow]) -> str:
         raise DataError(f"{first.place}: {error}", hint=error.hint) from error
 
 
-def _nothing_left(source: Source, found: Findings, max_length: int) -> str:
+def nothing_left(name: str, found: Findings, max_length: int) -> str:
+    """The sentence for a source of which every row was left out."""
     return (
-        f"{source.name}: no row is left of {found.rows_read:,}: {found.bad_rows:,} bad, "
+        f"{name}: no row is left of {found.rows_read:,}: {found.bad_rows:,} bad, "
         f"{found.too_long_rows:,} longer than data.max_length {max_length:,}, "
         f"{found.unsupervised_rows:,} without an answer after the cut"
     )

@@ -22,7 +22,7 @@ from packtrain.data.batches import Indices, epoch_order, near_equal_cuts
 from packtrain.data.chat import ChatTemplate
 from packtrain.data.prepare import bins_of
 from packtrain.data.readers import Cursor
-from packtrain.data.reading import Reader
+from packtrain.data.reading import Reader, nothing_left
 from packtrain.data.report import Findings
 from packtrain.data.rows import Item
 from packtrain.data.sources import Source
@@ -71,6 +71,10 @@ class RowStream:
         self._order = self._order_of(start.epoch)
         self._rows: Generator[Item, None, None] | None = None
         self._gave = bool(start.taken)
+
+    @property
+    def name(self) -> str:
+        return self._source.name
 
     @property
     def position(self) -> Position:
@@ -220,7 +224,8 @@ class WindowMaker:
             while tokens < wanted:
                 epoch = self.stream.position.epoch
                 if writer.empty and epoch > start.epoch + 1:
-                    raise DataError(self._nothing_left())
+                    found = self.found.plus(first.findings)
+                    raise DataError(nothing_left(self.stream.name, found, self.config.max_length))
                 chunk = self.stream.take(CHUNK)
                 tokens += (again if epoch else first).take(chunk, self.config.format, writer)
             rows = writer.rows()
@@ -235,12 +240,4 @@ class WindowMaker:
             first.findings,
             self.batch_tokens,
             self.seed,
-        )
-
-    def _nothing_left(self) -> str:
-        found = self.found
-        return (
-            f"{self.config.train}: no row is left for training: {found.bad_rows:,} are bad, "
-            f"{found.too_long_rows:,} longer than data.max_length {self.config.max_length:,}, "
-            f"{found.unsupervised_rows:,} without an answer after the cut"
         )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from packtrain.config import DataConfig
 from packtrain.data.chat import ChatTemplate
 from packtrain.data.prepare import PreparedData, bins_of, repository_of, validation_choice
-from packtrain.data.reading import Reader, format_of
+from packtrain.data.reading import Reader, format_of, nothing_left
 from packtrain.data.report import Alike, DataReport, Findings, SplitReport, duplicates, overlap
 from packtrain.data.rows import Item, Row
 from packtrain.data.sources import Source, open_source
@@ -160,7 +160,7 @@ def _chosen(
         reader.take(items, config.format, writer)
         if writer.empty:
             raise DataError(
-                f"{source.name}: no row is left for validation of {len(items)}",
+                "data.validation: " + nothing_left(source.name, reader.findings, config.max_length),
                 hint="give data.validation a source of its own, or a larger share",
             )
         return writer.rows(), reader.findings
@@ -287,5 +287,5 @@ def _first(streamed: Streamed, config: DataConfig) -> tuple[TokenizedRows, Findi
         while stream.position.epoch == 0:
             reader.take(stream.take(CHUNK), streamed.config.format, writer)
         if writer.empty:
-            raise DataError(f"{limited.name}: no row is left of the first {config.limit:,}")
+            raise DataError(nothing_left(limited.name, reader.findings, config.max_length))
         return writer.rows(), reader.findings
