@@ -6,7 +6,6 @@ What is read is one state of an object, by its generation, or one commit: it can
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -65,7 +64,7 @@ def hub_in_place(
                     hint="run `packtrain stage RUN` with this run file, or remove cluster.staged",
                 )
             return _object(staged, info)
-        read = patient(partial(_hub_range, identifier.repository, card.commit, name))
+        read = patient(partial(_hub_range, identifier.repository, card.commit, name), RetryPolicy())
         return Afar(sizes[name], f"{card.commit}/{name}", read)
 
     return [(found(name), name) for name in chosen], card.commit
@@ -80,11 +79,6 @@ def _hub_range(repository: str, commit: str, name: str, start: int, count: int) 
     url = hf_hub_url(repository, name, repo_type="dataset", revision=commit)
     headers = {**build_hf_headers(), "range": f"bytes={start}-{start + count - 1}"}
     with hub_errors(repository, repo_type="dataset", revision=commit):
-        if constants.HF_HUB_OFFLINE:
-            raise UnavailableError(
-                f"{repository}/{name} is not in the cache and the Hugging Face hub is not asked",
-                hint="unset HF_HUB_OFFLINE, or download it first where there is a network",
-            )
         response = http_backoff("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
         hf_raise_for_status(response)
         data = bytes(response.content)
@@ -95,11 +89,11 @@ def _hub_range(repository: str, commit: str, name: str, start: int, count: int) 
     return data
 
 
-def patient(read: ReadRange, policy: Callable[[], RetryPolicy] = RetryPolicy) -> ReadRange:
+def patient(read: ReadRange, policy: RetryPolicy) -> ReadRange:
     """``read``, tried again within the limits of ``policy`` while a service is away."""
 
     def persistent(start: int, count: int) -> bytes:
-        backoff = policy().start()
+        backoff = policy.start()
         while True:
             try:
                 return read(start, count)
