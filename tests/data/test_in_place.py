@@ -139,7 +139,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     (folder / "train-1.jsonl").write_bytes(lines(2000))
     (folder / "train-2.jsonl").write_bytes(lines(5))
     (folder / "README.md").write_text("---\nlicense: mit\n---\n")
-    with serve_hub(datasets={"org/rows": Repo({"main": folder}), "org/closed": Repo({"main": folder}, gated=True)}) as made:
+    with serve_hub(
+        datasets={"org/rows": Repo({"main": folder}), "org/closed": Repo({"main": folder}, gated=True)}
+    ) as made:
         point_here(monkeypatch, made, tmp_path / "home")
         yield made
 
@@ -187,7 +189,9 @@ def test_what_the_cache_has_is_read_there_and_nothing_else_when_offline(
     for file in whole.files:
         file.path.unlink()
     monkeypatch.setattr("packtrain.data.in_place.RetryPolicy", lambda: RetryPolicy(attempts=1))
-    with pytest.raises(UnavailableError, match=r"org/rows.* is not .*in the cache and the Hugging Face hub is not asked"):
+    with pytest.raises(
+        UnavailableError, match=r"org/rows.* is not .*in the cache and the Hugging Face hub is not asked"
+    ):
         values(open_source("org/rows", in_place=True))
     assert len(hub.requests) == before
 

@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from packtrain.data.streaming import Mark, Streamed, open_streamed, sample
 from packtrain.errors import ConfigError, DataError
 
 ROWS = 50
+BEGIN = Mark()
 
 
 def dolly(count: int, start: int = 0) -> list[dict[str, Any]]:
@@ -66,7 +68,7 @@ def opened(train: str | list[str], seed: int = 1, **data: Any) -> Streamed:
     return open_streamed(config, tokenizer("smollm2"), chat_template=None, seed=seed)
 
 
-def maker(streamed: Streamed, batch_tokens: int = 300, mark: Mark = Mark()) -> WindowMaker:
+def maker(streamed: Streamed, batch_tokens: int = 300, mark: Mark = BEGIN) -> WindowMaker:
     return streamed.maker(batch_tokens, mark.start, mark.found)
 
 
@@ -88,7 +90,9 @@ def test_reading_goes_on_from_every_row_of_every_kind_of_file(name: str, tmp_pat
     path = tmp_path / name
     WRITERS[name](path, dolly(20))
     source = open_source(str(path), in_place=True)
-    stream, places, positions = RowStream(source, 1, frozenset()), [], []
+    stream = RowStream(source, 1, frozenset())
+    places: list[str] = []
+    positions: list[tuple[Position, int]] = []
     while len(places) < 45:  # into the third epoch
         positions.append((stream.position, len(places)))
         places += [item.place for item in stream.take(1)]
@@ -96,7 +100,7 @@ def test_reading_goes_on_from_every_row_of_every_kind_of_file(name: str, tmp_pat
     assert places[20:40] == places[:20]
     for position, done in positions[::3]:
         again = RowStream(source, 1, frozenset(), Position(**json.loads(json.dumps(asdict(position)))))
-        rest = []
+        rest: list[str] = []
         while len(rest) < 45 - done:
             rest += [item.place for item in again.take(1)]
         assert rest == places[done:]
@@ -145,11 +149,11 @@ def test_windows_grow_hold_every_row_once_an_epoch_and_cross_its_end(
     steps = [window.steps for window in made]
     assert steps[:4] == sorted(steps[:4])
     assert MOST_BATCHES - 1 <= max(steps) <= MOST_BATCHES + 1
-    for window, after in zip(made, made[1:], strict=False):
+    for window, after in pairwise(made):
         assert window.end == after.start
         assert window.epochs[1] == after.epochs[0]
         batches = [window.batch(step).tolist() for step in range(window.steps)]
-        assert sorted(sum(batches, [])) == list(range(len(window.bins)))
+        assert sorted(chain.from_iterable(batches)) == list(range(len(window.bins)))
         assert min(map(len, batches)) >= 1
     places = [place for window in made for place in window.rows.places]
     assert max(Counter(places).values()) - min(Counter(places).values()) <= 1

@@ -20,6 +20,7 @@ from packtrain.model.parallel import World
 from packtrain.train.streamed import StreamedPlan, StreamEndedError
 
 STEPS = 24
+BEGIN = Mark()
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +40,7 @@ def opened(path: Path, **data: Any) -> Streamed:
     return open_streamed(config, tokenizer("smollm2"), chat_template=None, seed=3)
 
 
-def plan_of(streamed: Streamed, mark: Mark = Mark(), world: World | None = None) -> StreamedPlan:
+def plan_of(streamed: Streamed, mark: Mark = BEGIN, world: World | None = None) -> StreamedPlan:
     made = streamed.maker(250, mark.start, mark.found)
     return StreamedPlan(made, mark, steps=STEPS, world=world or World())
 
@@ -163,7 +164,11 @@ class Others(World):
     ("said", "kind", "message"),
     [
         (lambda value: (69, "gone", None), UnavailableError, "rank 1 cannot read the data: gone"),
-        (lambda value: (65, "row 3 is bad", "mend it"), DataError, "rank 1 cannot read the data: row 3 is bad"),
+        (
+            lambda value: (65, "row 3 is bad", "mend it"),
+            DataError,
+            "rank 1 cannot read the data: row 3 is bad",
+        ),
         (lambda value: "other", BugError, "the ranks made different tokens of the same data"),
     ],
 )

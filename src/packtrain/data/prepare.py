@@ -73,7 +73,9 @@ def prepare(
             train = train.take(np.setdiff1d(np.arange(len(train)), chosen))
     else:
         # A revision belongs to one repository; another one has no such commit.
-        revision = config.revision if repository_of(config.validation) == repository_of(config.train) else None
+        revision = (
+            config.revision if repository_of(config.validation) == repository_of(config.train) else None
+        )
         own = open_source(config.validation, revision=revision, limit=config.limit)
         sources["validation"] = own.description
         validation, _ = desk.rows(own)

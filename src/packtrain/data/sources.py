@@ -54,9 +54,7 @@ class DataFile:
 
     def rows(self, cursor: Cursor | None = None) -> Generator[Item, None, None]:
         """Errors: those of :func:`~.readers.read_file`."""
-        return read_file(
-            self.path, self.shown, cursor=cursor, opener=self.afar.open if self.afar else None
-        )
+        return read_file(self.path, self.shown, cursor=cursor, opener=self.afar.open if self.afar else None)
 
 
 @dataclass(frozen=True)
@@ -165,17 +163,21 @@ def _files(name: str, revision: str | None, in_place: bool) -> list[DataFile]:
     identifier = HubId.parse(name)
     if identifier is None or _looks_like_path(name):
         raise ConfigError(_not_there(path, name))
-    if in_place:
-        there, commit = hub_in_place(identifier, revision, is_data_file)
-        repository = identifier.repository
-        return [
-            DataFile(where, f"{repository}/{inside}", commit)
-            if isinstance(where, Path)
-            else DataFile(Path(inside), f"{repository}/{inside}", commit, where)
-            for where, inside in there
-        ]
-    found, commit = hub_files(identifier, revision, is_data_file)
-    return [DataFile(local, f"{identifier.repository}/{inside}", commit) for local, inside in found]
+    return _of_hub(identifier, revision, in_place)
+
+
+def _of_hub(identifier: HubId, revision: str | None, in_place: bool) -> list[DataFile]:
+    repository = identifier.repository
+    if not in_place:
+        found, commit = hub_files(identifier, revision, is_data_file)
+        return [DataFile(local, f"{repository}/{inside}", commit) for local, inside in found]
+    there, commit = hub_in_place(identifier, revision, is_data_file)
+    return [
+        DataFile(where, f"{repository}/{inside}", commit)
+        if isinstance(where, Path)
+        else DataFile(Path(inside), f"{repository}/{inside}", commit, where)
+        for where, inside in there
+    ]
 
 
 def is_data_file(name: str) -> bool:

@@ -105,7 +105,7 @@ class RowStream:
             return self._epoch + self._taken / self._source.limit
         sizes = [self._source.files[file].size for file in self._order]
         here = min(self._cursor.bytes, sizes[self._file])
-        return self._epoch + (sum(sizes[: self._file]) + here) / max(1, sum(sizes))
+        return float(self._epoch + (sum(sizes[: self._file]) + here) / max(1, sum(sizes)))
 
     @property
     def _ended(self) -> bool:

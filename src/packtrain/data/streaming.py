@@ -80,7 +80,8 @@ class Streamed:
         hint = "put the data back as it was, or start another run under this name with --new"
         if len(before) != len(now):
             raise ConfigError(
-                f"data.train: was {len(before)} files when the run was stopped, and is {len(now)} now", hint=hint
+                f"data.train: was {len(before)} files when the run was stopped, and is {len(now)} now",
+                hint=hint,
             )
         changed = next(name for (name, new), (_, old) in zip(now, before, strict=True) if new != old)
         raise ConfigError(f"{changed}: its content is another than when the run was stopped", hint=hint)
@@ -139,9 +140,7 @@ def _apart(source: Source, share: float, seed: int) -> frozenset[tuple[int, int]
 
 def _numbered(source: Source) -> Iterator[tuple[tuple[int, int], Item]]:
     rows = (
-        ((file, row), item)
-        for file, each in enumerate(source.files)
-        for row, item in enumerate(each.rows())
+        ((file, row), item) for file, each in enumerate(source.files) for row, item in enumerate(each.rows())
     )
     return islice(rows, source.limit)
 
@@ -174,7 +173,7 @@ class Mark:
     """The one that is trained on, or comes next."""
     steps: int = 0
     """Of the windows before it."""
-    start: Position = Position()
+    start: Position = field(default_factory=Position)
     """Where it begins; all that follows counts what is before."""
     found: Findings = field(default_factory=Findings)
     rows: int = 0
@@ -243,8 +242,9 @@ def report_of(streamed: Streamed, mark: Mark) -> DataReport:
         validation=SplitReport.of(validation, len(bins), config.max_length) if validation else None,
         duplicates=Alike(),
         overlap=Alike(),
-        scope="data.streaming: rows and tokens are those that were trained on, once for each time; lengths are "
-        "of the first rows; the fingerprint is over the windows that were read; duplicates were not looked for",
+        scope="data.streaming: rows and tokens are those that were trained on, once for each time; lengths "
+        "are of the first rows; the fingerprint is over all rows that were read, in their order; duplicates "
+        "were not looked for",
     )
 
 

@@ -50,7 +50,7 @@ def _object(place: str, value: Any) -> Item:
 
 
 def read_jsonl(file: Iterable[bytes], shown: str, passed: int = 0) -> Iterator[Item]:
-    """One JSON object a line; blank lines are passed over. ``passed``: lines that ``file`` has left behind."""
+    """One JSON object a line; blank lines are passed over. ``passed``: lines that were read before."""
     for number, raw in enumerate(_lines(file, shown, passed), passed + 1):
         line = raw.rstrip()
         if not line:

@@ -110,7 +110,9 @@ def _streamed(
 ) -> DataStats:
     """The first rows stand for all; sequences are packed in windows of the largest size."""
     assert config.train.max_steps is not None
-    found = sample(config.data, tokenizer, chat_template=chat_template, seed=config.train.seed, rows=most_rows)
+    found = sample(
+        config.data, tokenizer, chat_template=chat_template, seed=config.train.seed, rows=most_rows
+    )
     rows = found.train
     window = max(config.train.batch_tokens, min(MOST_BATCHES * config.train.batch_tokens, MOST_TOKENS))
     total = max(len(rows), math.ceil(window / float(rows.lengths.mean())))
@@ -176,7 +178,7 @@ class _Rows(Source):
 
     @classmethod
     def like(cls, source: Source, kept: tuple[Item, ...]) -> _Rows:
-        return cls(source.source, source.files, None, kept)
+        return cls(source.source, source.files, kept=kept)
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.kept)

@@ -136,9 +136,16 @@ class GcsStorage:
 
     def read_range(self, name: str, start: int, count: int, generation: int) -> bytes:
         def get() -> bytes:
-            blob = self._client.bucket(self.bucket).blob(self.prefix + check_name(name), generation=generation)
+            blob = self._client.bucket(self.bucket).blob(
+                self.prefix + check_name(name), generation=generation
+            )
             data: bytes = blob.download_as_bytes(
-                start=start, end=start + count - 1, raw_download=True, checksum=None, retry=None, timeout=TIMEOUT
+                start=start,
+                end=start + count - 1,
+                raw_download=True,
+                checksum=None,
+                retry=None,
+                timeout=TIMEOUT,
             )
             if len(data) != count:
                 raise DamagedError("fewer bytes came than were asked for")

@@ -51,7 +51,8 @@ class StreamedPlan:
         window = self._next.result()
         if self._mark.content not in ("", window.rows.fingerprint):
             raise ConfigError(
-                f"data.train: the rows from {window.rows.places[0]} on are others than when the run was stopped",
+                f"data.train: the rows from {window.rows.places[0]} on are others than when the run was "
+                "stopped",
                 hint="put the data back as it was, or start another run under this name with --new",
             )
         return window
