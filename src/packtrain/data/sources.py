@@ -49,7 +49,7 @@ class DataFile:
 
     @cached_property
     def identity(self) -> str:
-        """Almost surely another one where the content is; at most a megabyte is read for it."""
+        """Almost surely another one where the content is; a quarter of a megabyte is read for it."""
         return self.afar.identity if self.afar else f"sampled sha256 {sampled_sha256(self.path)}"
 
     def rows(self, cursor: Cursor | None = None) -> Generator[Item, None, None]:

@@ -184,6 +184,8 @@ class Mark:
     """SHA-256 over one of each window before it."""
     content: str = ""
     """SHA-256 over its own rows' tokens and masks; empty before it was read."""
+    most_bins: int = 0
+    """Bins of the largest batch, the window's own included once it is read."""
     lengths: dict[str, int] = field(default_factory=dict)
     """Tokens of a row, of the first window."""
 
@@ -199,6 +201,7 @@ class Mark:
         return replace(
             self,
             content=window.rows.fingerprint,
+            most_bins=max(self.most_bins, window.most_bins),
             lengths=self.lengths or SplitReport.of(window.rows, len(window.bins), 1).lengths,
         )
 

@@ -35,13 +35,16 @@ class StreamedPlan:
     def __init__(self, maker: WindowMaker, mark: Mark, *, steps: int, world: World) -> None:
         self.steps = steps
         """Of the whole run."""
-        self.most_bins = 0
-        """Bins of the largest batch so far."""
         self._maker, self._world = maker, world
         self._mark = mark
         """Of the window, or of the next one before it is there."""
         self._window: Window | None = None
         self._next = self._begin(mark.window)
+
+    @property
+    def most_bins(self) -> int:
+        """Bins of the largest batch so far."""
+        return self._mark.most_bins
 
     def first(self) -> Window:
         """The window that training goes on in, waited for.
@@ -71,7 +74,6 @@ class StreamedPlan:
                 wait()
             self._window = self._agreed()
             self._mark = self._mark.within(self._window)
-            self.most_bins = max(self.most_bins, self._window.most_bins)
             if self._mark.steps + self._window.steps < self.steps:
                 self._next = self._begin(self._mark.window + 1)
         return self._window
