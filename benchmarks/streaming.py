@@ -122,7 +122,8 @@ def main() -> None:
         for name, each in found.items()
         if isinstance(each, dict)
     ]
-    print(f"load average {found['load_average']:.1f}; {options.steps} steps of {options.batch_tokens:,} tokens\n")
+    print(f"load average {found['load_average']:.1f}; {options.steps} steps of {options.batch_tokens:,} tokens")
+    print()
     print(markdown(("", "first step, s", "all, s", "peak RSS, GB"), body))
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

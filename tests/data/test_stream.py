@@ -21,7 +21,7 @@ from packtrain.config import DataConfig
 from packtrain.data import stream as module
 from packtrain.data.sources import open_source
 from packtrain.data.stream import MOST_BATCHES, Position, RowStream, Window, WindowMaker
-from packtrain.data.streaming import Mark, Streamed, open_streamed, sample
+from packtrain.data.streaming import Mark, Streamed, open_streamed, report_of, sample
 from packtrain.errors import ConfigError, DataError
 
 ROWS = 50
@@ -300,3 +300,19 @@ def test_a_mark_counts_what_was_trained_on(tmp_path: Path) -> None:
     assert part.tokens == sum(int(window.rows.lengths[window.bins[each]].sum()) for each in window.batch(0))
     assert whole.digest == part.digest != ""
     assert np.array_equal(np.sort(window.rows_until(window.steps)), np.arange(len(window.rows)))
+
+
+def test_a_validation_row_that_comes_up_again_in_training_is_counted_once(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(jsonl(dolly(20)))
+    (tmp_path / "v.jsonl").write_bytes(jsonl([dolly(1, start=90)[0], dolly(1, start=4)[0]]))
+    streamed = opened(str(tmp_path / "t.jsonl"), validation=str(tmp_path / "v.jsonl"))
+    mark = Mark()
+    for window in windows(maker(streamed), 4):
+        mark = Mark.of_plain(
+            json.loads(json.dumps(mark.within(window).after(window, window.steps).to_plain()))
+        )
+    assert mark.start.epoch >= 2
+    report = report_of(streamed, mark)
+    assert report.overlap.rows == 1
+    assert report.overlap.places == (f"{tmp_path / 'v.jsonl'}:2 is {tmp_path / 't.jsonl'}:5",)
+    assert any("in both validation and training" in warning for warning in report.warnings())

@@ -25,7 +25,8 @@ STEPS, BATCH, SAMPLED = 500, 1000, 300
 
 def write(path: Path, count: int) -> Path:
     rows = [
-        {"prompt": f"What is {n}?", "completion": f"It is {n}," + " so" * (n % 31) + "."} for n in range(count)
+        {"prompt": f"What is {n}?", "completion": f"It is {n}," + " so" * (n % 31) + "."}
+        for n in range(count)
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path

@@ -162,6 +162,8 @@ class Window:
     """Row indices of each packed sequence."""
     findings: Findings
     """Of its rows that were read for the first time."""
+    overlap: dict[int, str]
+    """Validation rows that stand among its rows, and where the first of these stands."""
     batch_tokens: int
     seed: int
 
@@ -208,6 +210,8 @@ class WindowMaker:
     template: ChatTemplate
     batch_tokens: int
     seed: int
+    validation: dict[bytes, int] = field(default_factory=dict)
+    """The validation rows by their digests."""
     found: Findings = field(default_factory=Findings)
     """All so far: the limit on bad rows is on all of them together."""
 
@@ -238,6 +242,16 @@ class WindowMaker:
             rows,
             bins_of(rows, self.config),
             first.findings,
+            self._overlap(rows),
             self.batch_tokens,
             self.seed,
         )
+
+    def _overlap(self, rows: TokenizedRows) -> dict[int, str]:
+        found: dict[int, str] = {}
+        if self.validation:
+            for index, digest in enumerate(rows.digests):
+                held = self.validation.get(digest.tobytes())
+                if held is not None:
+                    found.setdefault(held, rows.places[index])
+        return found

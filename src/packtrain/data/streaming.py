@@ -19,7 +19,7 @@ from packtrain.config import DataConfig
 from packtrain.data.chat import ChatTemplate
 from packtrain.data.prepare import PreparedData, bins_of, repository_of, validation_choice
 from packtrain.data.reading import Reader, format_of, nothing_left
-from packtrain.data.report import Alike, DataReport, Findings, SplitReport, duplicates, overlap
+from packtrain.data.report import LISTED, Alike, DataReport, Findings, SplitReport, duplicates, overlap
 from packtrain.data.rows import Item, Row
 from packtrain.data.sources import Source, open_source
 from packtrain.data.stream import CHUNK, Position, RowStream, Window, WindowMaker
@@ -57,8 +57,10 @@ class Streamed:
     def maker(self, batch_tokens: int, start: Position, found: Findings) -> WindowMaker:
         """``found``: all up to ``start``, without that of the validation rows."""
         stream = RowStream(self.source, self.seed, self.apart, start)
+        digests = [] if self.validation is None else self.validation.digests
+        held = {digest.tobytes(): row for row, digest in enumerate(digests)}
         return WindowMaker(
-            stream, self.config, self.template, batch_tokens, self.seed, self.findings.plus(found)
+            stream, self.config, self.template, batch_tokens, self.seed, held, self.findings.plus(found)
         )
 
     @property
@@ -186,6 +188,10 @@ class Mark:
     """SHA-256 over its own rows' tokens and masks; empty before it was read."""
     most_bins: int = 0
     """Bins of the largest batch, the window's own included once it is read."""
+    overlap: list[int] = field(default_factory=list)
+    """Validation rows that stood in training, too, in the order in which that was seen."""
+    overlap_places: list[str] = field(default_factory=list)
+    """Where the first of these stood in training."""
     lengths: dict[str, int] = field(default_factory=dict)
     """Tokens of a row, of the first window."""
 
@@ -208,6 +214,8 @@ class Mark:
     def after(self, window: Window, steps: int) -> Mark:
         """When ``steps`` of the window are done, counted to its end where that are all."""
         rows = window.rows_until(steps)
+        known = set(self.overlap)
+        new = {row: place for row, place in window.overlap.items() if row not in known}
         whole = f"{self.digest}{window.rows.fingerprint}"
         return replace(
             self,
@@ -219,6 +227,8 @@ class Mark:
             tokens=self.tokens + int(window.rows.lengths[rows].sum()),
             targets=self.targets + int(window.rows.targets[rows].sum()),
             bins=self.bins + window.bins_until(steps),
+            overlap=[*self.overlap, *new],
+            overlap_places=[*self.overlap_places, *new.values()][:LISTED],
             digest=hashlib.sha256(whole.encode()).hexdigest(),
             content="",
         )
@@ -244,11 +254,17 @@ def report_of(streamed: Streamed, mark: Mark) -> DataReport:
         ),
         validation=SplitReport.of(validation, len(bins), config.max_length) if validation else None,
         duplicates=Alike(),
-        overlap=Alike(),
+        overlap=Alike(len(mark.overlap), tuple(_overlap(validation, mark))),
         scope="data.streaming: rows and tokens are those that were trained on, once for each time; lengths "
         "are of the first rows; the fingerprint is over all rows that were read, in their order; duplicates "
-        "were not looked for",
+        "in training were not looked for",
     )
+
+
+def _overlap(validation: TokenizedRows | None, mark: Mark) -> Iterator[str]:
+    for row, place in zip(mark.overlap, mark.overlap_places, strict=False):
+        assert validation is not None
+        yield f"{validation.places[row]} is {place}"
 
 
 def sample(
