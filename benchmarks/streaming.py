@@ -122,7 +122,7 @@ def main() -> None:
         for name, each in found.items()
         if isinstance(each, dict)
     ]
-    print(f"load average {found['load_average']:.1f}; {options.steps} steps of {options.batch_tokens:,} tokens")
+    print(f"load average {found['load_average']:.1f}; {options.steps} steps of {options.batch_tokens} tokens")
     print()
     print(markdown(("", "first step, s", "all, s", "peak RSS, GB"), body))
     if options.json:

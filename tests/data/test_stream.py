@@ -21,7 +21,8 @@ from packtrain.config import DataConfig
 from packtrain.data import stream as module
 from packtrain.data.sources import open_source
 from packtrain.data.stream import MOST_BATCHES, Position, RowStream, Window, WindowMaker
-from packtrain.data.streaming import Mark, Streamed, open_streamed, report_of, sample
+from packtrain.data.stream_mark import Mark
+from packtrain.data.streaming import Streamed, open_streamed, report_of, sample
 from packtrain.errors import ConfigError, DataError
 
 ROWS = 50

@@ -14,7 +14,8 @@ from chat_kit import tokenizer
 from packtrain.config import DataConfig
 from packtrain.data import stream as module
 from packtrain.data.stream import Window, WindowMaker
-from packtrain.data.streaming import Mark, Streamed, open_streamed
+from packtrain.data.stream_mark import Mark
+from packtrain.data.streaming import Streamed, open_streamed
 from packtrain.errors import BugError, ConfigError, DataError, UnavailableError
 from packtrain.model.parallel import World
 from packtrain.train.streamed import StreamedPlan, StreamEndedError

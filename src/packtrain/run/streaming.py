@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from packtrain.config import DataConfig, RunConfig
 from packtrain.data.prepare import PreparedData, bins_of
 from packtrain.data.sources import local_bytes
-from packtrain.data.streaming import Mark, Streamed, open_streamed, report_of
+from packtrain.data.stream_mark import Mark
+from packtrain.data.streaming import Streamed, open_streamed, report_of
 from packtrain.train.streamed import StreamedPlan
 
 if TYPE_CHECKING:

@@ -53,7 +53,7 @@ class TrainingState:
     settings: dict[str, Any] = field(default_factory=dict)
     """What `auto` became (micro-batch, threads, …), used again on resume."""
     stream: dict[str, Any] = field(default_factory=dict)
-    """With streamed data: how far it was read (:class:`packtrain.data.streaming.Mark`)."""
+    """With streamed data: how far it was read (:class:`packtrain.data.stream_mark.Mark`)."""
 
     @property
     def train_loss(self) -> float:

@@ -13,7 +13,7 @@ from concurrent.futures import TimeoutError as NotYet
 
 from packtrain.data.batches import Indices
 from packtrain.data.stream import Window, WindowMaker
-from packtrain.data.streaming import Mark
+from packtrain.data.stream_mark import Mark
 from packtrain.errors import BY_EXIT_CODE, BugError, ConfigError, PacktrainError, UnavailableError
 from packtrain.model.parallel import World
 
