@@ -37,13 +37,15 @@ def data(
 ) -> None:
     """Show the training data as the model sees it.
 
-    Reads and checks every row as a training run would; with --preview alone only the first rows.
+    Reads and checks every row as a training run would; with --preview alone, or data.streaming, only the
+    first rows.
     What the model is trained on is green on a terminal, and stands in ⟦…⟧ elsewhere.
     """
     from packtrain import runfile
     from packtrain.data.chat import template_text
     from packtrain.data.prepare import prepare
     from packtrain.data.preview import parts
+    from packtrain.data.streaming import sample
     from packtrain.model.weights import load_tokenizer, resolve_base
     from packtrain.run.heavy import tokenizer_imports
 
@@ -56,13 +58,11 @@ def data(
     if first_only:
         first = min(preview, section.limit or preview)
         section = section.model_copy(update={"limit": first, "validation": 0.0})
-    prepared = prepare(
-        section,
-        tokenizer,
-        chat_template=template_text(config.model.chat_template),
-        seed=config.train.seed,
-        keep=not first_only,
-    )
+    template, seed = template_text(config.model.chat_template), config.train.seed
+    if section.streaming:
+        prepared = sample(section, tokenizer, chat_template=template, seed=seed)
+    else:
+        prepared = prepare(section, tokenizer, chat_template=template, seed=seed, keep=not first_only)
     rows = prepared.train
     first_of_each = [int(index) for part in prepared.parts for index in part[:preview]]
     shown = [(rows.places[index], parts(*rows.row(index), tokenizer)) for index in first_of_each]

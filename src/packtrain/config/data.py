@@ -60,6 +60,9 @@ class DataConfig(Section):
     """`skip` counts bad rows and lists the first ten."""
     max_bad_rows: int = Field(default=100, ge=0)
     """With `on_bad_row: skip`: more bad rows than this still fail the run."""
+    streaming: bool = False
+    """Rows are read and tokenised while training goes on, in windows that are shuffled and packed each for
+    itself: for data that is larger than memory or disk. Needs `train.max_steps`."""
     limit: int | None = Field(default=None, ge=1)
     """Use only the first so many rows, for a trial; in a mixture, of each item."""
 

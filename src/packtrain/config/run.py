@@ -43,6 +43,21 @@ class RunConfig(Section):
             raise ValueError(
                 "train.parallel: fsdp cannot shard a base in 4 bits (adapter.kind: qlora); use auto or data"
             )
+        if data.streaming and data.mixture:
+            raise ValueError(
+                "data.streaming: rows that are streamed have no weights of their sources; name the sources "
+                "alone in data.train (format, revision and limit of each are data's), or leave streaming out"
+            )
+        if data.streaming and self.train.max_steps is None:
+            raise ValueError(
+                "train.max_steps: is needed with data.streaming: true, where nobody knows how many steps an "
+                "epoch has before it was read"
+            )
+        if data.streaming and self.train.epochs != TrainConfig.model_fields["epochs"].default:
+            raise ValueError(
+                "train.epochs: is not counted with data.streaming: true; leave it out: train.max_steps says "
+                "how long, and the data begins again where it ends before"
+            )
         if self.adapter.kind == "none":
             for key, field in AdapterConfig.model_fields.items():
                 if key != "kind" and getattr(self.adapter, key) != field.default:

@@ -50,6 +50,24 @@ def epoch_order(seed: int, epoch: int, bins: int) -> Indices:
     return order
 
 
+class Plan(Protocol):
+    """The optimizer steps of a run."""
+
+    @property
+    def steps(self) -> int:
+        """Of the whole run; at least 1."""
+
+    @property
+    def most_bins(self) -> int:
+        """Bins of the largest batch."""
+
+    def batch(self, step: int) -> Indices:
+        """Bin ids of optimizer step 1..steps."""
+
+    def epoch_at(self, step: int) -> float:
+        """Epochs done after ``step`` steps."""
+
+
 @dataclass(frozen=True)
 class BatchPlan:
     """The optimizer steps of a run. An epoch is cut into equal batches of about ``batch_tokens``."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,16 +178,23 @@ class Unseen:
 
     def check(self) -> None:
         """DataError for the first file with a name that no row had."""
+        for ours, problem in self._problems():
+            raise DataError(
+                problem, hint=f"name the file's own in data.columns.{ours}, or leave that key out"
+            )
+
+    def problems(self) -> list[str]:
+        """A sentence for each name that no row had."""
+        return [problem for _, problem in self._problems()]
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
         for file, left in self._left.items():
             for ours, theirs in left.items():
                 fields = self._first[file].fields
                 problem = _missing(
                     ours, theirs, fields if ours in self.columns.names else _keys_of_turns(fields)
                 )
-                raise DataError(
-                    f"{file}: {shown_name(theirs)}: {problem}",
-                    hint=f"name the file's own in data.columns.{ours}, or leave that key out",
-                )
+                yield ours, f"{file}: {shown_name(theirs)}: {problem}"
 
 
 def _keys_of_turns(fields: Mapping[str, Any]) -> list[str]:

@@ -100,10 +100,8 @@ def prepare(
         validation = desk.rows(own, config).rows
     # A loss that is comparable, whatever weights the rows have.
     validation = None if validation is None else validation.unweighted()
-    if train.weights is not None and "weight_column" not in config.model_fields_set:
-        desk.notes.append(
-            f"column {config.weight_column}: what a row's loss counts; data.weight_column: null ignores it"
-        )
+    if train.weights is not None:
+        desk.notes += weights_note(config)
     mixture = Mixture(
         tuple(np.flatnonzero(which == number) for number in range(len(parts))),
         tuple(part.weight for part in parts),
@@ -148,6 +146,13 @@ def prepare(
 def _description(part: Part, config: DataConfig) -> dict[str, Any]:
     weight = {"weight": part.weight} if config.mixture else {}
     return part.source.description | weight
+
+
+def weights_note(config: DataConfig) -> list[str]:
+    """A sentence for rows that have weights by a column that nobody named."""
+    if "weight_column" in config.model_fields_set:
+        return []
+    return [f"column {config.weight_column}: what a row's loss counts; data.weight_column: null ignores it"]
 
 
 def bins_of(rows: TokenizedRows, config: DataConfig) -> list[Indices]:

@@ -53,24 +53,31 @@ class Reader:
         unseen, known = Unseen(self.columns), False
         for chunk in _chunks(source):
             if layout == "auto":
-                layout = _format_of(chunk, self.columns)
+                layout = format_of(chunk, self.columns)
             if not known and layout != "auto":
                 check_system(self.template, self.config.system, layout)
                 known = True
             unseen.look(item for item in chunk if isinstance(item, Row))
-            for place, result in self._encoded(chunk, layout):
-                self.findings.rows_read += 1
-                encoded = self._accepted(place, result)
-                if encoded is not None:
-                    into.add(place, encoded)
-            into.seal()
+            self.take(chunk, layout, into)
             if self.on_progress:
                 self.on_progress(self.before.rows_read + self.findings.rows_read)
         if self.whole and source.limit is None:
             unseen.check()
         if into.empty:
-            raise DataError(_nothing_left(source, self.findings, self.config.max_length))
+            raise DataError(nothing_left(source.name, self.findings, self.config.max_length))
         return layout
+
+    def take(self, chunk: list[Row | BadRow], layout: str, into: RowWriter) -> int:
+        """The same for some rows of a known format; the tokens that ``into`` got. Errors: DataError."""
+        tokens = 0
+        for place, result in self._encoded(chunk, layout):
+            self.findings.rows_read += 1
+            encoded = self._accepted(place, result)
+            if encoded is not None:
+                into.add(place, encoded)
+                tokens += len(encoded.tokens)
+        into.seal()
+        return tokens
 
     def _encoded(self, chunk: list[Row | BadRow], layout: str) -> Iterator[tuple[str, Encoded | BadRow]]:
         """(place, tokens or what is wrong) in the order of the rows."""
@@ -161,7 +168,7 @@ def _chunks(source: Iterable[Row | BadRow]) -> Iterator[list[Row | BadRow]]:
         yield chunk
 
 
-def _format_of(chunk: list[Row | BadRow], columns: Columns) -> str:
+def format_of(chunk: list[Row | BadRow], columns: Columns) -> str:
     """By the first row that can be read; a chunk without one tells nothing, and needs no format."""
     first = next((item for item in chunk if isinstance(item, Row)), None)
     if first is None:
@@ -172,10 +179,11 @@ def _format_of(chunk: list[Row | BadRow], columns: Columns) -> str:
         raise DataError(f"{first.place}: {error}", hint=error.hint) from error
 
 
-def _nothing_left(source: Source, found: Findings, max_length: int) -> str:
+def nothing_left(name: str, found: Findings, max_length: int) -> str:
+    """The sentence for a source of which every row was left out."""
     weightless = f", {found.weightless_rows:,} with weight 0" if found.weightless_rows else ""
     return (
-        f"{source.name}: no row is left of {found.rows_read:,}: {found.bad_rows:,} bad, "
+        f"{name}: no row is left of {found.rows_read:,}: {found.bad_rows:,} bad, "
         f"{found.too_long_rows:,} longer than data.max_length {max_length:,}, "
         f"{found.unsupervised_rows:,} without an answer after the cut{weightless}"
     )

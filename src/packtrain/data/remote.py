@@ -15,13 +15,16 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packtrain.data.readers import kind_of
 from packtrain.data.rows import shown_names
 from packtrain.errors import ConfigError, DataError
-from packtrain.storage import Storage, open_storage
+from packtrain.storage import ObjectInfo, Storage, open_storage
 from packtrain.storage.cache import cache_folder
+
+if TYPE_CHECKING:
+    from packtrain.hub.snapshot import Snapshot
 
 IsDataFile = Callable[[str], bool]
 
@@ -58,17 +61,30 @@ def hub_files(
     """
     from packtrain.hub.snapshot import download
 
-    repository = identifier.repository
-    card = download(repository, revision, allow=["README.md", ".gitattributes"], repo_type="dataset")
-    names = sorted(filter(is_data_file, _file_list(repository, card.commit)))
-    chosen = files_of_split(names, _card_configs(card.folder / "README.md"), identifier)
+    card, chosen, _ = hub_choice(identifier, revision, is_data_file)
     patterns = [glob.escape(name) for name in chosen]
-    data = download(repository, card.commit, allow=patterns, repo_type="dataset")
+    data = download(identifier.repository, card.commit, allow=patterns, repo_type="dataset")
     return [(data.folder / name, name) for name in chosen], card.commit
 
 
-def _file_list(repository: str, commit: str) -> list[str]:
-    """The paths in a commit: from the cache, where every download notes them."""
+def hub_choice(
+    identifier: HubId, revision: str | None, is_data_file: IsDataFile
+) -> tuple[Snapshot, list[str], dict[str, int]]:
+    """The card's snapshot, the split's files by their paths in it, and the bytes of each file there.
+
+    Errors: those of :func:`hub_files`.
+    """
+    from packtrain.hub.snapshot import download
+
+    repository = identifier.repository
+    card = download(repository, revision, allow=["README.md", ".gitattributes"], repo_type="dataset")
+    sizes = _file_list(repository, card.commit)
+    names = sorted(filter(is_data_file, sizes))
+    return card, files_of_split(names, _card_configs(card.folder / "README.md"), identifier), sizes
+
+
+def _file_list(repository: str, commit: str) -> dict[str, int]:
+    """The paths in a commit, and their bytes: from the cache, where every download notes them."""
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
@@ -80,7 +96,7 @@ def _file_list(repository: str, commit: str) -> list[str]:
         with hub_errors(repository, repo_type="dataset", revision=commit):
             snapshot_download(repository, repo_type="dataset", revision=commit, allow_patterns=["README.md"])
             files = get_cached_repo_tree(repository, repo_type="dataset", revision=commit)
-    return [file.path for file in files]
+    return {file.path: file.size for file in files}
 
 
 def _card_configs(card: Path) -> list[dict[str, Any]]:
@@ -191,24 +207,41 @@ def _splits_by_name(names: Sequence[str]) -> dict[str, list[str]]:
 def bucket_files(uri: str, is_data_file: IsDataFile) -> list[tuple[Path, str]]:
     """An object, the data files below a prefix, or those that a glob matches: (local path, URI).
 
-    Errors: ConfigError (nothing there), DataError (no data file), and those of
-    :class:`~packtrain.storage.base.Storage`.
+    Each is copied once a generation into the cache. Errors: those of :func:`bucket_choice`.
     """
+    base, rest, wild = parsed_bucket(uri)
+    files = []
+    with closing(open_storage(base)) as storage:
+        for info in bucket_choice(storage, uri, rest, wild, is_data_file):
+            full = f"{base}/{info.name}"
+            key = hashlib.sha256(f"{full}#{info.generation}#{info.crc32c}".encode()).hexdigest()[:24]
+            local = cache_folder() / "data" / key / PurePosixPath(info.name).name
+            if not local.exists():
+                local.parent.mkdir(parents=True, exist_ok=True)
+                storage.download(info.name, local)
+            files.append((local, full))
+    return files
+
+
+def parsed_bucket(uri: str) -> tuple[str, list[str], bool]:
+    """The prefix that is fixed, what is looked for below it, and whether that is a glob."""
     bucket, _, path = uri.removeprefix("gs://").partition("/")
     parts = path.strip("/").split("/")
     wild = next((index for index, part in enumerate(parts) if re.search(r"[*?\[]", part)), None)
     fixed, rest = (parts, []) if wild is None else (parts[:wild], parts[wild:])
     if wild is None and kind_of(parts[-1]):
         fixed, rest = parts[:-1], parts[-1:]
-    base = "/".join(("gs:/", bucket, *filter(None, fixed)))
-    with closing(open_storage(base)) as storage:
-        return _copied(storage, uri, base, rest, wild is not None, is_data_file)
+    return "/".join(("gs:/", bucket, *filter(None, fixed))), rest, wild is not None
 
 
-def _copied(
-    storage: Storage, uri: str, base: str, rest: list[str], wild: bool, is_data_file: IsDataFile
-) -> list[tuple[Path, str]]:
-    """Data objects below ``base``, each copied once a generation into the cache."""
+def bucket_choice(
+    storage: Storage, uri: str, rest: list[str], wild: bool, is_data_file: IsDataFile
+) -> list[ObjectInfo]:
+    """The data objects of ``uri``, by name.
+
+    Errors: ConfigError (nothing there), DataError (no data file), and those of
+    :class:`~packtrain.storage.base.Storage`.
+    """
     if rest and not wild:
         info = storage.stat(rest[0])
         objects = [info] if info else []
@@ -220,13 +253,4 @@ def _copied(
     chosen = sorted((info for info in objects if is_data_file(info.name)), key=lambda info: info.name)
     if not chosen:
         raise DataError(f"{uri}: has no data file among {len(objects)} objects")
-    files = []
-    for info in chosen:
-        full = f"{base}/{info.name}"
-        key = hashlib.sha256(f"{full}#{info.generation}#{info.crc32c}".encode()).hexdigest()[:24]
-        local = cache_folder() / "data" / key / PurePosixPath(info.name).name
-        if not local.exists():
-            local.parent.mkdir(parents=True, exist_ok=True)
-            storage.download(info.name, local)
-        files.append((local, full))
-    return files
+    return chosen

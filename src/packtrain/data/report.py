@@ -142,11 +142,14 @@ class DataReport:
     """What else a person should know, a sentence each."""
     mixture: tuple[PartReport, ...] = ()
     """Of each source, where they have weights."""
+    scope: str = ""
+    """Of what the numbers are, where they are not of all the data."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for JSON."""
         plain = asdict(self) | {"warnings": self.warnings(), "mixture": self._shares()}
-        del plain["notes"]
+        for key in ("notes", *([] if self.scope else ["scope"])):
+            del plain[key]
         if self.train.weights is None:
             del plain["train"]["weights"]
         if self.validation is not None:  # which has none
@@ -205,6 +208,7 @@ class DataReport:
         files = [file for source in self.sources.values() for file in source["files"]]
         count = f"{len(files)} file{'s' if len(files) != 1 else ''}"
         lines = [f"format       {self.format}, {self.findings.rows_read:,} rows read from {count}"]
+        lines += [f"scope        {self.scope}"] if self.scope else []
         for name, split in (("training", self.train), ("validation", self.validation)):
             if split is None:
                 lines.append(f"{name:<12} none")

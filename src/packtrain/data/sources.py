@@ -10,15 +10,17 @@ import hashlib
 import json
 import re
 from collections.abc import Generator, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from packtrain.data.file_hashes import file_sha256
-from packtrain.data.readers import allowed_files, kind_of, read_file
+from packtrain.data.file_hashes import file_sha256, sampled_sha256
+from packtrain.data.in_place import bucket_in_place, hub_in_place
+from packtrain.data.ranged import Afar
+from packtrain.data.readers import Cursor, allowed_files, kind_of, read_file
 from packtrain.data.remote import HubId, bucket_files, hub_files
 from packtrain.data.rows import Item
 from packtrain.errors import ConfigError, DataError
@@ -37,6 +39,22 @@ class DataFile:
     """The name in places and messages: relative to the current folder where it is below it."""
     revision: str | None = None
     """The commit, for a file of the hub."""
+    afar: Afar | None = None
+    """Where it is read from, when it does not lie here; ``path`` is then only its name."""
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return self.afar.size if self.afar else self.path.stat().st_size
+
+    @cached_property
+    def identity(self) -> str:
+        """Almost surely another one where the content is; a quarter of a megabyte is read for it."""
+        return self.afar.identity if self.afar else f"sampled sha256 {sampled_sha256(self.path)}"
+
+    def rows(self, cursor: Cursor | None = None) -> Generator[Item, None, None]:
+        """Errors: those of :func:`~.readers.read_file`."""
+        return read_file(self.path, self.shown, cursor=cursor, opener=self.afar.open if self.afar else None)
 
 
 @dataclass(frozen=True)
@@ -50,6 +68,8 @@ class Source:
     source: str | list[str]
     files: tuple[DataFile, ...]
     limit: int | None = None
+    in_place: bool = False
+    """Files are read where they lie, each as far as it is needed."""
 
     def __iter__(self) -> Iterator[Item]:
         with closing(self._rows()) as rows:
@@ -57,7 +77,7 @@ class Source:
 
     def _rows(self) -> Generator[Item, None, None]:
         for file in self.files:
-            with closing(read_file(file.path, file.shown)) as rows:
+            with closing(file.rows()) as rows:
                 yield from rows
 
     @property
@@ -75,10 +95,12 @@ class Source:
     def description(self) -> dict[str, Any]:
         """``source``, ``revision``, ``fingerprint`` and ``files`` (``name``, ``bytes``, ``sha256``).
 
-        Reads every file once, unless it is large and known. For the receipt and the model card.
+        Reads every file once, unless it is large and known; ``in_place`` a file has its ``identity`` in
+        place of the checksum. For the receipt and the model card.
         """
         files = [
-            {"name": file.shown, "bytes": file.path.stat().st_size, "sha256": file_sha256(file.path)}
+            {"name": file.shown, "bytes": file.size}
+            | ({"identity": file.identity} if self.in_place else {"sha256": file_sha256(file.path)})
             for file in self.files
         ]
         return {
@@ -93,19 +115,39 @@ class Source:
         return str(self.description["fingerprint"])
 
 
-def open_source(source: str | list[str], *, revision: str | None = None, limit: int | None = None) -> Source:
+def open_source(
+    source: str | list[str],
+    *,
+    revision: str | None = None,
+    limit: int | None = None,
+    in_place: bool = False,
+) -> Source:
     """Find the files of ``source``; ``revision`` is for data sets of the hub, ``limit`` counts rows.
+
+    ``in_place``: nothing is downloaded; what lies elsewhere is read there, and only as far as it is needed.
 
     Errors: ConfigError (not there, or no known kind of source), DataError (no data file in it),
     and for hub and bucket AccessError, UnavailableError, StorageError.
     """
     names = [source] if isinstance(source, str) else source
-    files = [file for name in names for file in _files(name, revision)]
-    return Source(source, tuple(files), limit)
+    files = [file for name in names for file in _files(name, revision, in_place)]
+    return Source(source, tuple(files), limit, in_place)
 
 
-def _files(name: str, revision: str | None) -> list[DataFile]:
+def local_bytes(source: str | list[str]) -> int:
+    """Of the files that lie on this machine; nothing is asked or downloaded, and what is wrong is 0."""
+    size = 0
+    for name in [source] if isinstance(source, str) else source:
+        if not name.startswith("gs://") and (Path(name).expanduser().exists() or _GLOB.search(name)):
+            with suppress(ConfigError, DataError, OSError):
+                size += sum(file.size for file in _files(name, None, in_place=True))
+    return size
+
+
+def _files(name: str, revision: str | None, in_place: bool) -> list[DataFile]:
     if name.startswith("gs://"):
+        if in_place:
+            return [DataFile(Path(uri), uri, afar=afar) for uri, afar in bucket_in_place(name, is_data_file)]
         return [DataFile(path, uri) for path, uri in bucket_files(name, is_data_file)]
     path = Path(name).expanduser()
     if path.is_dir():
@@ -121,8 +163,21 @@ def _files(name: str, revision: str | None) -> list[DataFile]:
     identifier = HubId.parse(name)
     if identifier is None or _looks_like_path(name):
         raise ConfigError(_not_there(path, name))
-    found, commit = hub_files(identifier, revision, is_data_file)
-    return [DataFile(local, f"{identifier.repository}/{inside}", commit) for local, inside in found]
+    return _of_hub(identifier, revision, in_place)
+
+
+def _of_hub(identifier: HubId, revision: str | None, in_place: bool) -> list[DataFile]:
+    repository = identifier.repository
+    if not in_place:
+        found, commit = hub_files(identifier, revision, is_data_file)
+        return [DataFile(local, f"{repository}/{inside}", commit) for local, inside in found]
+    there, commit = hub_in_place(identifier, revision, is_data_file)
+    return [
+        DataFile(where, f"{repository}/{inside}", commit)
+        if isinstance(where, Path)
+        else DataFile(Path(inside), f"{repository}/{inside}", commit, where)
+        for where, inside in there
+    ]
 
 
 def is_data_file(name: str) -> bool:
@@ -173,5 +228,5 @@ def _not_there(path: Path, name: str) -> str:
 
 
 def _digest(files: list[dict[str, Any]]) -> str:
-    contents = [[file["bytes"], file["sha256"]] for file in files]
+    contents = [[file["bytes"], file.get("sha256") or file["identity"]] for file in files]
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()

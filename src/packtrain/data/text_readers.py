@@ -9,7 +9,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import IO, Any
 
 from packtrain.data.rows import BadRow, Item, Row, shown_name, type_name
@@ -26,8 +26,8 @@ def _without_bom(start: bytes, shown: str) -> bytes:
     return start.removeprefix(codecs.BOM_UTF8)
 
 
-def _lines(file: IO[bytes], shown: str) -> Iterator[bytes]:
-    for number, line in enumerate(file):
+def _lines(file: Iterable[bytes], shown: str, passed: int = 0) -> Iterator[bytes]:
+    for number, line in enumerate(file, passed):
         yield line if number else _without_bom(line, shown)
 
 
@@ -49,9 +49,9 @@ def _object(place: str, value: Any) -> Item:
     return BadRow(place, "", f"is {type_name(value)}, not an object with named fields")
 
 
-def read_jsonl(file: IO[bytes], shown: str) -> Iterator[Item]:
-    """One JSON object a line; blank lines are passed over."""
-    for number, raw in enumerate(_lines(file, shown), 1):
+def read_jsonl(file: Iterable[bytes], shown: str, passed: int = 0) -> Iterator[Item]:
+    """One JSON object a line; blank lines are passed over. ``passed``: lines that were read before."""
+    for number, raw in enumerate(_lines(file, shown, passed), passed + 1):
         line = raw.rstrip()
         if not line:
             continue

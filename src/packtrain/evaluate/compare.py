@@ -17,6 +17,7 @@ from packtrain.data.formats import is_text
 from packtrain.data.prepare import prepare
 from packtrain.data.rows import Row
 from packtrain.data.sources import open_source
+from packtrain.data.streaming import open_streamed
 from packtrain.data.tokenized import TokenizedRows
 from packtrain.errors import ConfigError, DataError
 from packtrain.evaluate.answers import Answer, Score, answers, score
@@ -124,12 +125,16 @@ def validation_rows(run: RunConfig | None, wanted: Wanted, tokenizer: Any) -> tu
         data = DataConfig.model_validate(settings)
         return prepare(data, tokenizer, chat_template=template, seed=seed).train, wanted.rows
     assert run is not None
-    prepared = prepare(run.data, tokenizer, chat_template=template, seed=seed)
-    if prepared.validation is None:
+    validation = (
+        open_streamed(run.data, tokenizer, chat_template=template, seed=seed).validation
+        if run.data.streaming
+        else prepare(run.data, tokenizer, chat_template=template, seed=seed).validation
+    )
+    if validation is None:
         raise ConfigError(
             "data.validation: the run has no rows for validation", hint="name others with --data FILE"
         )
-    return prepared.validation, "the run's validation rows"
+    return validation, "the run's validation rows"
 
 
 def _as_trained(data: DataConfig, rows: str) -> dict[str, Any]:

@@ -95,10 +95,10 @@ def _data(plan: Planned) -> dict[str, Any] | None:
     if data is None:
         return None
     return {
-        "rows": data.rows,
-        "tokens": data.tokens,
+        "rows": None if data.streamed else data.rows,
+        "tokens": None if data.streamed else data.tokens,
         "supervised": round(data.supervised, 4),
-        "sequences": data.bins,
+        "sequences": None if data.streamed else data.bins,
         "packing_efficiency": round(data.packing_efficiency, 4),
         "validation_tokens": data.validation_tokens,
         "sampled_rows": data.sampled_rows,

@@ -20,6 +20,8 @@ from packtrain.data.mixture import joined, open_parts
 from packtrain.data.prepare import bins_of_lengths, read_rows, validation_choice
 from packtrain.data.rows import Item
 from packtrain.data.sources import Source, open_source
+from packtrain.data.stream import MOST_BATCHES, MOST_TOKENS
+from packtrain.data.streaming import sample
 from packtrain.data.tokenized import TokenizedRows
 
 if TYPE_CHECKING:
@@ -54,6 +56,14 @@ class DataStats:
     """Of the number of tokens, as a share: two standard errors; 0 where all rows were read."""
     sample: TokenizedRows = field(repr=False, compare=False)
     """The rows that were tokenised."""
+    streamed: bool = False
+    """The rows that come first stand for all: an epoch here is a window, and how many there are nobody
+    knows."""
+
+    @property
+    def read_first(self) -> int:
+        """Rows that are tokenised before the first step: of streamed data those of one batch."""
+        return math.ceil(self.rows / self.steps_per_epoch) if self.streamed else self.rows
 
     @property
     def bins_a_step(self) -> float:
@@ -78,6 +88,8 @@ def statistics(
 ) -> DataStats:
     """Count the run's data. Errors: those of :func:`packtrain.data.prepare.prepare`."""
     section, parts, validation = config.data, [], 0.0
+    if section.streaming:
+        return _streamed(config, tokenizer, chat_template, most_rows)
     opened = open_parts(section)
     for part in opened:
         sample, total, read = _sampled(part.source, -(-most_rows // len(opened)))
@@ -93,6 +105,24 @@ def statistics(
         found = read_rows(section, tokenizer, own, chat_template)
         validation = float(found.lengths.sum()) / own_read * own_total
     return _of_parts(config, parts, round(validation))
+
+
+def _streamed(
+    config: RunConfig, tokenizer: PreTrainedTokenizerBase, chat_template: str | None, most_rows: int
+) -> DataStats:
+    """The first rows stand for all; sequences are packed in windows of the largest size."""
+    assert config.train.max_steps is not None
+    found = sample(
+        config.data, tokenizer, chat_template=chat_template, seed=config.train.seed, rows=most_rows
+    )
+    rows = found.train
+    window = max(config.train.batch_tokens, min(MOST_BATCHES * config.train.batch_tokens, MOST_TOKENS))
+    total = max(len(rows), math.ceil(window / float(rows.lengths.mean())))
+    validation = found.validation
+    held = int(validation.lengths.sum()) if validation is not None else 0
+    longer = config.train.model_copy(update={"epochs": float(config.train.max_steps)})
+    stats = of_rows(config.model_copy(update={"train": longer}), rows, total, held, whole=False)
+    return replace(stats, streamed=True)
 
 
 def of_rows(
@@ -181,7 +211,7 @@ class _Rows(Source):
 
     @classmethod
     def like(cls, source: Source, kept: tuple[Item, ...]) -> _Rows:
-        return cls(source.source, source.files, None, kept)
+        return cls(source.source, source.files, kept=kept)
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.kept)

@@ -68,7 +68,7 @@ def duration(
     if config.full:  # written, read again for the comparison, and sent to the bucket
         saving = saving + _over(2 * weights, READ) + _over(weights, DOWNLOAD)
     return Duration(
-        startup=BEGINNING + moved + ROW * data.rows,
+        startup=BEGINNING + moved + ROW * data.read_first,
         training=(step.seconds * data.steps).widened(data.error),
         evaluation=_evaluation(config, setup, profile, machine, data),
         answers=_answers(config, setup, machine, weights),

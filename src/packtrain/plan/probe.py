@@ -87,7 +87,7 @@ def times(
         startup=Interval(0.8 * timed.imports, timed.imports, 2 * timed.imports)
         + BEGINNING
         + reading
-        + ROW * data.rows,
+        + ROW * data.read_first,
         training=(step.seconds * data.steps).widened(data.error),
         evaluation=Interval.exactly(once * count).widened(ERROR),
         answers=ANSWERED * (asked * timed.answered_token),

@@ -127,6 +127,13 @@ def _data(plan: Planned) -> Iterator[str]:
     data = plan.data
     if data is None:
         return
+    if data.streamed:
+        yield (
+            f"data       streamed; from the first {data.sampled_rows:,} rows, ± {data.error:.1%}: "
+            f"{data.supervised:.0%} supervised"
+        )
+        yield f"  in packed sequences, {data.packing_efficiency:.1%} full: {data.steps:,} steps"
+        return
     sampled = f" (from {data.sampled_rows:,} of them, ± {data.error:.1%})" if data.error else ""
     yield (
         f"data       {data.rows:,} rows, {data.tokens:,} tokens{sampled}, {data.supervised:.0%} supervised"

@@ -63,7 +63,7 @@ def card(run_id: str, fit: Fit, result: Score | None) -> CardFacts:
         base_identity=fit.base.identity,
         base_revision=fit.base.revision,
         data=_source_lines(fit.data.report.sources),
-        data_fingerprint=fit.data.train.fingerprint,
+        data_fingerprint=fit.data.report.train.fingerprint,
         settings={
             f"{name}.{key}": value
             for name in ("data", "adapter", "train")
@@ -92,8 +92,13 @@ def _source_lines(sources: dict[str, dict[str, Any]]) -> list[str]:
             named = ", ".join(f"`{name}`" for name in _names(source))
             lines.append(f"{which}: {named} at revision `{source['revision']}`")
         else:
-            lines += [f"{which}: `{file['name']}`, SHA-256 `{file['sha256']}`" for file in source["files"]]
+            lines += [f"{which}: `{file['name']}`, {_content(file)}" for file in source["files"]]
     return lines
+
+
+def _content(file: dict[str, Any]) -> str:
+    """What tells a file's content; one that was streamed was not read whole beforehand."""
+    return f"SHA-256 `{file['sha256']}`" if "sha256" in file else f"{file['bytes']:,} bytes"
 
 
 def _hub_datasets(sources: dict[str, dict[str, Any]]) -> list[str]:

@@ -31,6 +31,7 @@ from packtrain.run.settings import (
     use_compile,
 )
 from packtrain.run.spread import spread_model
+from packtrain.run.streaming import Stream, begin_stream, size_hint
 from packtrain.train import checkpoint
 from packtrain.train.checkpoint import (
     CheckpointStore,
@@ -69,6 +70,8 @@ class Fit:
     """What this rank writes of a checkpoint."""
     part_writer: PartWriter | None
     """Of the other ranks that write a part."""
+    stream: Stream | None = None
+    """Where the data is streamed; ``data`` then holds the rows that training began with."""
 
     @property
     def adapter(self) -> Trainable:
@@ -93,7 +96,13 @@ def set_up(session: Session) -> Fit:
 
     # The tokenizer comes first, the weights later: bad data is found before gigabytes are loaded.
     template = template_text(config.model.chat_template)
-    base, tokenizer, data = world.main_first(lambda: _load_data(session, config, template))
+    base, tokenizer = world.main_first(lambda: _load_tokenizer(session, config))
+    stream: Stream | None = None
+    if config.data.streaming:
+        stream = begin_stream(session, config, tokenizer, template, world, state)
+        data = stream.data
+    else:
+        data = world.main_first(lambda: _load_data(session, config, tokenizer, template))
     if not stored:
         settings["micro_batch"] = micro_batch.planned(
             session, config, base.folder, data, world, settings["micro_batch"]
@@ -121,28 +130,22 @@ def set_up(session: Session) -> Fit:
             hint="leave train.compile out",
         )
     optimizer = make_optimizer(adapter.parameters(), config.train, list(adapter.learning_rates().values()))
+    own_data = data.train.fingerprint if stream is None else stream.streamed.fingerprint
     fingerprint = world.broadcast(
         {
-            "training data": data.train.fingerprint,
+            "training data": own_data,
             "validation data": data.validation.fingerprint if data.validation is not None else None,
             "base": base_fingerprint(base.folder) if world.is_main else None,
             "adapter": adapter.shapes(),
         }
     )
-    if data.train.fingerprint != fingerprint["training data"]:
+    if own_data != fingerprint["training data"]:
         raise BugError(f"rank {world.rank} made other tokens of the same data than rank 0")
     if stored:
         session.progress.stage(f"putting back step {stored.step}", brief=True)
         checkpoint.restore(snapshot or Snapshot(stored, {}, {}), adapter, optimizer, fingerprint, world)
     state.fingerprint = fingerprint
-    plan = BatchPlan(
-        bin_tokens=np.array([data.train.lengths[rows].sum() for rows in data.train_bins]),
-        batch_tokens=config.train.batch_tokens,
-        epochs=config.train.epochs,
-        seed=config.train.seed,
-        max_steps=config.train.max_steps,
-        own=data.epochs,
-    )
+    plan = stream.plan if stream is not None else _whole_plan(config, data)
     trainer = Trainer(
         loss=loss,
         adapter=adapter,
@@ -155,13 +158,27 @@ def set_up(session: Session) -> Fit:
         device=world.device,
         world=world,
         sharded=mode == "fsdp",
+        stream=stream.plan if stream is not None else None,
     )
     schedule = make_schedule(
         config.evaluate, config.checkpoint, plan.steps, has_validation=data.validation is not None
     )
     part = part_of(world, in_parts=config.full and trainer.sharded)
     writer = PartWriter(session.run_dir.checkpoints, StoreExchange()) if part.index else None
-    return Fit(config, base, tokenizer, template, model, data, trainer, state, schedule, store, part, writer)
+    return Fit(
+        config, base, tokenizer, template, model, data, trainer, state, schedule, store, part, writer, stream
+    )
+
+
+def _whole_plan(config: RunConfig, data: PreparedData) -> BatchPlan:
+    return BatchPlan(
+        bin_tokens=np.array([data.train.lengths[rows].sum() for rows in data.train_bins]),
+        batch_tokens=config.train.batch_tokens,
+        epochs=config.train.epochs,
+        seed=config.train.seed,
+        max_steps=config.train.max_steps,
+        own=data.epochs,
+    )
 
 
 def _settings(config: RunConfig, world: World, state: TrainingState) -> dict[str, Any]:
@@ -182,18 +199,22 @@ def _settings(config: RunConfig, world: World, state: TrainingState) -> dict[str
     return state.settings
 
 
-def _load_data(
-    session: Session, config: RunConfig, template: str | None
-) -> tuple[BaseFiles, PreTrainedTokenizerBase, PreparedData]:
+def _load_tokenizer(session: Session, config: RunConfig) -> tuple[BaseFiles, PreTrainedTokenizerBase]:
     session.stage(f"getting the tokenizer of {config.model.source}")
     base = resolve_base(config.model, weights=False, on_progress=session.progress.stage)
-    tokenizer = load_tokenizer(base, config.model)
+    return base, load_tokenizer(base, config.model)
+
+
+def _load_data(
+    session: Session, config: RunConfig, tokenizer: PreTrainedTokenizerBase, template: str | None
+) -> PreparedData:
+    if (hint := size_hint(config.data)) is not None:
+        session.progress.stage(hint)
     session.stage("reading the data")
-    data = prepare(
+    return prepare(
         config.data,
         tokenizer,
         chat_template=template,
         seed=config.train.seed,
         on_progress=lambda rows: session.progress.tick(rows, None),
     )
-    return base, tokenizer, data

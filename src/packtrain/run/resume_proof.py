@@ -181,6 +181,8 @@ def small_scale(run: Path, overrides: Sequence[str], folder: Path) -> RunConfig:
     }
     if isinstance(config.data.validation, float) and config.data.validation > 0.0:
         small["data.validation"] = 0.1
+    if config.data.streaming:  # which counts no epochs
+        del small["train.epochs"]
     own = {override.partition("=")[0].strip() for override in overrides}
     chosen = {key: value for key, value in small.items() if key not in own}
     chosen |= {"output.uri": str(folder / "published"), "output.run_uri": None}

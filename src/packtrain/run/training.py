@@ -50,7 +50,7 @@ def _make(session: Session) -> Receipt | None:
             name=fit.config.name,
             resumed_from=fit.state.step or None,
             steps=fit.schedule.steps,
-            rows=len(fit.data.train),
+            rows=None if fit.stream else len(fit.data.train),
             processes=fit.trainer.world.size,
             **fit.state.settings,
             **facts.speed_is_a_share_of(fit),
@@ -64,6 +64,7 @@ def _make(session: Session) -> Receipt | None:
             session.warn(warning, fit.state.step)
         with session.stop.deferred():
             train(session, fit)
+        tell_streamed(session, fit)
         world, sharded = fit.trainer.world, fit.trainer.sharded
         # All that is left of it is in the last checkpoint: what follows needs the room.
         fit.trainer.optimizer.state.clear()
@@ -101,6 +102,18 @@ def tell_data(session: Session, fit: Fit) -> None:
     session.emit(
         "data", fit.state.step, **fit.data.report.to_json(), lengths=[int(count) for count in counts]
     )
+
+
+def tell_streamed(session: Session, fit: Fit) -> None:
+    """What the data was that was streamed, now that it is known; ``fit`` has it from now on."""
+    if fit.stream is None:
+        return
+    told = fit.data.report.warnings()
+    fit.data = fit.stream.trained(fit.state.step)
+    tell_data(session, fit)
+    for warning in fit.data.report.warnings():
+        if warning not in told:
+            session.warn(warning, fit.state.step)
 
 
 def tell_plan(session: Session, fit: Fit) -> Summary | None:

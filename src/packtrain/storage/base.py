@@ -49,6 +49,10 @@ class Storage(Protocol):
 
     def read(self, name: str) -> bytes: ...
 
+    def read_range(self, name: str, start: int, count: int, generation: int) -> bytes:
+        """So many bytes of this generation, which has them."""
+        ...
+
     def write(self, name: str, data: bytes, *, if_generation: int | None = None) -> ObjectInfo:
         """Small objects, in one request: all or nothing."""
         ...

@@ -134,6 +134,25 @@ class GcsStorage:
 
         return self._call(name, get)
 
+    def read_range(self, name: str, start: int, count: int, generation: int) -> bytes:
+        def get() -> bytes:
+            blob = self._client.bucket(self.bucket).blob(
+                self.prefix + check_name(name), generation=generation
+            )
+            data: bytes = blob.download_as_bytes(
+                start=start,
+                end=start + count - 1,
+                raw_download=True,
+                checksum=None,
+                retry=None,
+                timeout=TIMEOUT,
+            )
+            if len(data) != count:
+                raise DamagedError("fewer bytes came than were asked for")
+            return data
+
+        return self._call(name, get)
+
     def write(self, name: str, data: bytes, *, if_generation: int | None = None) -> ObjectInfo:
         assert len(data) <= 8 << 20, "larger ones do not go in one request: upload a file"
 

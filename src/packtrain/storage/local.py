@@ -78,6 +78,15 @@ class LocalStorage:
         with _told(path):
             return path.read_bytes()
 
+    def read_range(self, name: str, start: int, count: int, generation: int) -> bytes:
+        path = self._path(name)
+        with _told(path), path.open("rb") as file:
+            file.seek(start)
+            data = file.read(count)
+            if len(data) != count or os.fstat(file.fileno()).st_mtime_ns != generation:
+                raise StorageError(f"{path}: changed while it was read")
+        return data
+
     def write(self, name: str, data: bytes, *, if_generation: int | None = None) -> ObjectInfo:
         def fill(file: BinaryIO) -> None:
             file.write(data)

@@ -52,6 +52,8 @@ class TrainingState:
     """Data, base and adapter: a checkpoint fits only the same ones."""
     settings: dict[str, Any] = field(default_factory=dict)
     """What `auto` became (micro-batch, threads, …), used again on resume."""
+    stream: dict[str, Any] = field(default_factory=dict)
+    """With streamed data: how far it was read (:class:`packtrain.data.stream_mark.Mark`)."""
 
     @property
     def train_loss(self) -> float:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 from packtrain.config import TrainConfig
-from packtrain.data.batches import BatchPlan, Bins, MicroBatch, collate, micro_batches
+from packtrain.data.batches import Bins, MicroBatch, Plan, collate, micro_batches
 from packtrain.data.tokenized import TokenizedRows
 from packtrain.errors import DivergedError
 from packtrain.model.loss import CausalLoss
@@ -25,6 +25,7 @@ from packtrain.model.parallel import World, whole
 from packtrain.model.trainable import Trainable
 from packtrain.train.checkpoint import TrainingState
 from packtrain.train.optimizer import learning_rate, set_rate
+from packtrain.train.streamed import StreamedPlan, StreamEndedError
 
 
 class StopBetweenSteps(Exception):
@@ -59,22 +60,28 @@ class Trainer:
     rows: TokenizedRows
     bins: Bins
     """Row indices of each bin."""
-    plan: BatchPlan
+    plan: Plan
     config: TrainConfig
     micro_batch: int
     device: torch.device
     world: World
     sharded: bool = False
     """Whether FSDP2 spreads the model, and adds up the gradients by itself."""
+    stream: StreamedPlan | None = None
+    """``plan``, where rows and bins come a window at a time."""
 
     def step(self, step: int, should_stop: Callable[[], bool]) -> StepResult:
         """Do optimizer step ``step`` (1 … plan.steps), this rank's part of it.
 
-        Errors: :class:`StopBetweenSteps` when ``should_stop()`` says so, on all ranks alike, between
+        Errors: :class:`StreamEndedError` where the data cannot be read further;
+        :class:`StopBetweenSteps` when ``should_stop()`` says so, on all ranks alike, between
         micro-batches; :class:`DivergedError` for a loss or gradient that is not finite, before any
         weight changes.
         """
         started = time.perf_counter()
+        if self.stream is not None:
+            window = self.stream.turn_to(step, lambda: _check(should_stop))
+            self.rows, self.bins = window.rows, window.bins
         batches, turns = self.micro_batches(step)
         bin_ids = self.plan.batch(step)
         rows = np.concatenate([self.bins[bin_id] for bin_id in bin_ids])
@@ -134,6 +141,11 @@ class Trainer:
         return ", ".join(places[:20]) + (f" and {len(places) - 20} more" if len(places) > 20 else "")
 
 
+def _check(should_stop: Callable[[], bool]) -> None:
+    if should_stop():
+        raise StopBetweenSteps
+
+
 @dataclass
 class Schedule:
     """When something beside a step is due; all steps counted from the start of the run."""
@@ -177,7 +189,7 @@ class Hooks:
 def run_loop(trainer: Trainer, state: TrainingState, schedule: Schedule, hooks: Hooks) -> None:
     """From ``state.step`` to the plan's end. ``state`` is kept true at every moment.
 
-    Errors: :class:`StopBetweenSteps`, after saving.
+    Errors: :class:`StopBetweenSteps`, and what keeps streamed data from being read, after saving.
     """
     saved_step, saved_at = state.step, time.monotonic()
     try:
@@ -185,12 +197,12 @@ def run_loop(trainer: Trainer, state: TrainingState, schedule: Schedule, hooks: 
             if schedule.evaluation_due(state.step) and state.evaluated != state.step:
                 hooks.evaluate(state)
                 state.evaluated = state.step
-            ended, unsaved = state.step >= schedule.steps, state.step - saved_step
+            done, unsaved = state.step >= schedule.steps, state.step - saved_step
             due = schedule.checkpoint_due(unsaved, time.monotonic() - saved_at)
             # Clocks differ between ranks, and all of them take part in a save.
-            if unsaved and trainer.world.any(due or ended) and hooks.save(state, ended):
+            if unsaved and trainer.world.any(due or done) and hooks.save(state, done):
                 saved_step, saved_at = state.step, time.monotonic()
-            if ended:
+            if done:
                 return
             if hooks.should_stop():
                 raise StopBetweenSteps
@@ -200,7 +212,12 @@ def run_loop(trainer: Trainer, state: TrainingState, schedule: Schedule, hooks: 
             state.supervised_tokens += result.supervised_tokens
             state.loss_sum += result.loss * result.supervised_tokens
             state.seconds += result.seconds
+            if trainer.stream is not None:
+                state.stream |= trainer.stream.mark(state.step).to_plain()
             hooks.on_step(result)
+    except StreamEndedError as ended:
+        hooks.save(state, True)
+        raise ended.reason from None
     except StopBetweenSteps:
         # Also one that is being written: a stop is answered when it is on the disk.
         hooks.save(state, True)

@@ -80,7 +80,8 @@ def describe(event: Event, steps: int) -> str | None:
 
 
 def _setting(start: dict[str, Any]) -> str:
-    return f"{start['rows']:,} rows, {start['steps']:,} steps, on {start['device']} in {start['dtype']}"
+    rows = f"{start['rows']:,} rows" if start["rows"] is not None else "streamed rows"
+    return f"{rows}, {start['steps']:,} steps, on {start['device']} in {start['dtype']}"
 
 
 class Progress(ABC):

@@ -99,7 +99,7 @@ def _small_config(config: RunConfig, base: TinyBase, own_validation: bool) -> Ru
         "data": data,
         "adapter": adapter if config.adapter.kind != "none" else {},
         "train": {
-            "epochs": 10_000.0,
+            "epochs": 1.0 if config.data.streaming else 10_000.0,  # streamed data begins again by itself
             "max_steps": STEPS,
             "batch_tokens": BATCH,
             "micro_batch": 1,
@@ -156,7 +156,7 @@ def _named(source: str | Sequence[str]) -> str:
 
 
 def _first_rows(data: DataConfig, source: Any, count: int) -> list[dict[str, Any]]:
-    found = open_source(source, revision=data.revision)
+    found = open_source(source, revision=data.revision, in_place=data.streaming)
     rows: list[dict[str, Any]] = []
     for item in found:
         if isinstance(item, BadRow):
