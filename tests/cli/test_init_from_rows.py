@@ -132,7 +132,7 @@ def test_axolotls_text_of_another_name_and_its_own_wording() -> None:
 
 def test_what_of_a_data_set_has_no_place_is_listed() -> None:
     data, translated = axolotl(
-        {"type": "alpaca", "field_system": "rules", "roles": {"user": ["x"]}, "shards": 2},
+        {"type": "alpaca", "field_system": "rules", "roles": {"user": ["x"]}, "unheard_of": 2},
         {"type": "chat_template", "message_property_mappings": {"role": "role", "name": "n"},
          "roles": {"user": ["user"], "critic": ["judge"]}, "train_on_eos": "turn"},
     )  # fmt: skip
@@ -141,7 +141,7 @@ def test_what_of_a_data_set_has_no_place_is_listed() -> None:
     for what in (
         "datasets[0].field_system: rules",
         'datasets[0].roles: {"user": ["x"]}',
-        "datasets[0].shards: 2",
+        "datasets[0].unheard_of: 2",
         "datasets[1].message_property_mappings.name: n",
         'datasets[1].roles.critic: ["judge"]',
         "datasets[1].train_on_eos: turn",
