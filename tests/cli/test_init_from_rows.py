@@ -157,6 +157,29 @@ def test_axolotls_system_prompt_for_all() -> None:
     assert left_of_rows(translated) == []
 
 
+def test_data_sets_of_several_formats_keep_what_is_the_same_for_all() -> None:
+    talks = {"type": "chat_template", "message_property_mappings": {"role": "who", "content": "said"}}
+    data, translated = axolotl(
+        talks | {"path": "a/talks", "split": "train[:100]"},
+        {"type": "alpaca", "path": "a/pairs", "shards": 4},
+        default_system_message="Be brief.",
+    )
+    assert [(each.source, each.weight, each.format, each.limit) for each in data.mixture] == [
+        ("a/talks", 1.0, "sharegpt", 100),
+        ("a/pairs", 0.25, "alpaca", None),
+    ]
+    assert (data.format, data.columns, data.system) == ("auto", {}, "Be brief.")
+    assert any(what.startswith("datasets[0]: columns ") for what, _ in translated.left)
+
+
+def test_a_system_prompt_does_not_begin_texts() -> None:
+    sets = ({"type": "completion"}, {"type": "chat_template"})
+    data, translated = axolotl(*sets, default_system_message="Be brief.")
+    assert [each.format for each in data.mixture] == ["text", "messages"]
+    assert data.system is None
+    assert "default_system_message" in [what for what, _ in translated.left]
+
+
 def test_sources_that_differ_are_listed_and_those_alike_are_carried() -> None:
     same = {"type": "chat_template", "field_messages": "talk"}
     data, _ = axolotl(same, same)

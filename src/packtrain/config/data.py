@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from packtrain.config.base import NOT_BLANK, Section
-from packtrain.config.columns import Name, Role, Theirs
+from packtrain.config.columns import IN_TURNS, Name, Role, Theirs, wrong
 
 Format = Literal["auto", "dolly", "alpaca", "sharegpt", "messages", "prompt-completion", "text"]
 
@@ -85,6 +85,26 @@ class DataConfig(Section):
         items = zip(self.mixture, revisions, strict=True)
         train = [each.model_copy(update={"revision": revision}) for each, revision in items]
         return self.model_copy(update={"train": train})
+
+
+def wrong_names(data: DataConfig) -> str | None:
+    """The first thing that names of columns and roles and a system prompt cannot mean, in any format that
+    rows are read by; as ``key: sentence``. None where all is well."""
+    formats: dict[Format, str] = {}
+    for number, item in enumerate(data.mixture):
+        formats.setdefault(item.format or data.format, f" (data.train[{number}])" if item.format else "")
+    if not data.mixture or not isinstance(data.validation, float | int):
+        formats.setdefault(data.format, "")
+    for format, where in formats.items():
+        if problem := wrong(format, data.columns, data.roles, data.system):
+            return f"{problem}{where}"
+    for ours, theirs in data.columns.items():
+        if ours not in IN_TURNS and theirs == data.weight_column:
+            return (
+                f"data.columns.{ours}: {theirs} is data.weight_column already; a column is one thing "
+                "(data.weight_column: null, where no column is a weight)"
+            )
+    return None
 
 
 def source_names(value: object) -> list[str]:

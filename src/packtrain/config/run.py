@@ -10,8 +10,7 @@ from pydantic import Field, model_validator
 
 from packtrain.config.adapter import AdapterConfig
 from packtrain.config.base import NAME, Section
-from packtrain.config.columns import wrong
-from packtrain.config.data import DataConfig
+from packtrain.config.data import DataConfig, wrong_names
 from packtrain.config.evaluate import EvaluateConfig
 from packtrain.config.model import ModelConfig
 from packtrain.config.places import ClusterConfig, OutputConfig
@@ -35,7 +34,7 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _supported(self) -> RunConfig:
         data = self.data
-        if problem := wrong(data.format, data.columns, data.roles, data.system):
+        if problem := wrong_names(data):
             raise ValueError(problem)
         if data.mixture and data.revision is not None:
             raise ValueError("data.revision: each item of data.train has its own; move it to its item")

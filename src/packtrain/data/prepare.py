@@ -129,9 +129,16 @@ def prepare(
         overlap=overlap(validation, train) if validation else Alike(),
         notes=tuple(desk.notes),
         mixture=tuple(
-            PartReport.of(part.source.name, part.weight, train.take(rows), count, int((held == number).sum()))
-            for number, (part, rows, count) in enumerate(
-                zip(parts, mixture.rows, mixture.counts(), strict=True)
+            PartReport.of(
+                part.source.name,
+                part.weight,
+                train.take(rows),
+                count,
+                int((held == number).sum()),
+                entry.findings.thoughtless_turns,
+            )
+            for number, (part, entry, rows, count) in enumerate(
+                zip(parts, entries, mixture.rows, mixture.counts(), strict=True)
             )
         )
         if config.mixture

@@ -114,15 +114,26 @@ class PartReport:
     """Rows that an epoch sees, as often as it sees them."""
     epoch_tokens: int
     """Theirs; on average, where epochs differ."""
+    thoughtless_turns: int
+    """Of :class:`Findings`, those of this source; what was held out included."""
 
     @classmethod
     def of(
-        cls, source: str, weight: float, rows: TokenizedRows, epoch_rows: int, validation_rows: int
+        cls,
+        source: str,
+        weight: float,
+        rows: TokenizedRows,
+        epoch_rows: int,
+        validation_rows: int,
+        thoughtless_turns: int,
     ) -> PartReport:
         tokens = int(rows.lengths.sum())
         epoch_tokens = round(tokens * epoch_rows / max(1, len(rows)))
         supervised = int(rows.targets.sum())
-        return cls(source, weight, len(rows), tokens, supervised, validation_rows, epoch_rows, epoch_tokens)
+        return cls(
+            source, weight, len(rows), tokens, supervised, validation_rows, epoch_rows, epoch_tokens,
+            thoughtless_turns,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -185,6 +196,7 @@ class DataReport:
             lines.append(
                 f"{turns:,} assistant turn{'s are' if turns != 1 else ' is'} not learnt: the chat template "
                 "leaves out the reasoning of earlier turns (a row that ends with such a turn would teach it)"
+                + self._thoughtless()
             )
         lines += [
             f"data.train: no row of {part.source} is left for training: validation took all of them"
@@ -202,6 +214,13 @@ class DataReport:
                 f"looks better than it is, the first: {self.overlap.places[0]}"
             )
         return lines
+
+    def _thoughtless(self) -> str:
+        """Which sources of a mixture have such turns."""
+        named = [
+            f"{part.thoughtless_turns:,} in {part.source}" for part in self.mixture if part.thoughtless_turns
+        ]
+        return f": {', '.join(named)}" if named else ""
 
     def lines(self) -> list[str]:
         """The numbers for a terminal."""

@@ -119,7 +119,8 @@ def validation_rows(run: RunConfig | None, wanted: Wanted, tokenizer: Any) -> tu
     template = template_text(run.model.chat_template) if run is not None else None
     seed = run.train.seed if run is not None else 0
     if wanted.rows is not None:
-        settings = {"train": wanted.rows, "validation": 0.0, "format": wanted.format}
+        settings: dict[str, Any] = {"train": wanted.rows, "validation": 0.0, "format": wanted.format}
+        settings |= {"weight_column": None}  # as with the run's validation rows, a loss that is comparable
         settings |= {"max_length": run.data.max_length if run is not None else wanted.max_length}
         settings |= _as_trained(run.data, wanted.rows) if run is not None else {}
         data = DataConfig.model_validate(settings)

@@ -132,7 +132,11 @@ def _data(carried: Carried, source: Source) -> None:
         weight = _share(carried, each, index)
         found.append(Found(place, layout, first_rows(each.get("split")), weight))
     put_sources(carried, found, "datasets")
-    if system := source.text("default_system_message"):
+    if (system := source.text("default_system_message")) and any(
+        each.layout.format == "text" for each in found
+    ):
+        carried.leave("default_system_message", "rows of texts are no conversations, which it could begin")
+    elif system:
         carried.put("data.system", system, origin="default_system_message")
     tests = source.take("test_datasets")
     if (

@@ -1,7 +1,7 @@
 """How another trainer's data set names its columns, turns and roles, in a run file's words.
 
-A run file has one `data.columns` and `data.roles` for all sources: where the data sets of a config
-differ, what differs is listed.
+A run file has one `data.columns`, `data.roles` and `data.system` for all sources: where the data sets
+of a config differ in one, it is listed.
 """
 
 from __future__ import annotations
@@ -67,16 +67,17 @@ def talk(
 
 
 def put_layouts(carried: Carried, layouts: list[Layout], origin: str) -> None:
-    """One set of columns, roles and system prompt for all sources; what differs is listed."""
-    first, same = layouts[0], len({_text(each) for each in layouts}) == 1
-    if same:
-        carried.put("data.columns", dict(first.columns) or None, origin=origin)
-        roles = {ours: names[0] if len(names) == 1 else list(names) for ours, names in first.roles.items()}
-        carried.put("data.roles", roles or None, origin=origin)
-        carried.put("data.system", first.system, origin=origin)
-        return
-    for index, each in enumerate(layouts):
-        for key, value in (("columns", each.columns), ("roles", each.roles), ("system", each.system)):
+    """Columns, roles and system prompt, each where it is the same for all; what differs is listed."""
+    said: dict[str, list[Any]] = {
+        "columns": [dict(each.columns) or None for each in layouts],
+        "roles": [_roles(each) or None for each in layouts],
+        "system": [each.system for each in layouts],
+    }
+    for key, values in said.items():
+        if all(value == values[0] for value in values):
+            carried.put(f"data.{key}", values[0], origin=origin)
+            continue
+        for index, value in enumerate(values):
             if value:
                 carried.leave(
                     f"{origin}[{index}]: {key} {json.dumps(value, ensure_ascii=False)}",
@@ -84,6 +85,5 @@ def put_layouts(carried: Carried, layouts: list[Layout], origin: str) -> None:
                 )
 
 
-def _text(layout: Layout) -> str:
-    facts: list[Any] = [layout.format, dict(layout.columns), dict(layout.roles), layout.system]
-    return json.dumps(facts, sort_keys=True)
+def _roles(layout: Layout) -> dict[str, Any]:
+    return {ours: names[0] if len(names) == 1 else list(names) for ours, names in layout.roles.items()}
