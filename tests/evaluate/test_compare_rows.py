@@ -63,3 +63,24 @@ def test_texts_get_no_system_prompt(tmp_path: Path) -> None:
 def test_roles_alone_are_kept(tmp_path: Path) -> None:
     row = {"messages": [{"role": "guest", "content": "Q"}, {"role": "assistant", "content": "A"}]}
     assert "⟦A<|im_end|>⟧" in texts(tmp_path, row, roles={"user": "guest"})
+
+
+def test_every_row_counts_once_whatever_its_weight(tmp_path: Path) -> None:
+    path = tmp_path / "other.jsonl"
+    rows = [{"question": f"Q{weight}", "answer": "A", "weight": weight} for weight in (0, 1, 3)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig(train="gone.jsonl", columns={"prompt": "question", "completion": "answer"})
+    run = RunConfig(name="a", model=ModelConfig(source="x"), data=data)
+    found, _ = validation_rows(run, Wanted(str(path)), tokenizer("smollm2"))
+    assert (len(found), found.weights) == (3, None)
+
+
+def test_streamed_validation_rows_are_as_the_run_reads_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "held.jsonl"
+    path.write_text(json.dumps({"question": "Q", "answer": "A", "weight": 3}) + "\n")
+    whole = {"train": str(path), "validation": str(path), "streaming": True, "columns": COLUMNS}
+    sections = {"data": whole | {"system": "Be brief."}, "train": {"max_steps": 1}}
+    run = RunConfig.model_validate({"name": "a", "model": {"source": "x"}} | sections)
+    found, _ = validation_rows(run, Wanted(None), tokenizer("smollm2"))
+    assert found.weights is None
+    assert "Be brief." in tokenizer("smollm2").decode(found.row(0)[0])

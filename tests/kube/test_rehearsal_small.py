@@ -104,6 +104,23 @@ def test_each_source_of_a_mixture_has_rows_of_its_own(small_of: Any, bucket_serv
     assert "rows.jsonl; the first 1 rows of" in small.changes["data.train"]
 
 
+def test_a_mixture_whose_files_have_names_of_their_own(small_of: Any, bucket_server: BucketServer) -> None:
+    row = {"q": "a", "a": "b", "weight": 2}
+    for name in ("one", "two"):
+        bucket_server.put(f"{name}.jsonl", json.dumps(row).encode() + b"\n")
+    train = [
+        {"source": bucket_server.uri("one.jsonl"), "weight": 0.5, "format": "alpaca"},
+        {"source": bucket_server.uri("two.jsonl"), "format": "alpaca"},
+    ]
+    names = {"instruction": "q", "output": "a"}
+    small = small_of(data={"train": train, "columns": names, "system": "Be brief."})
+    check_for_cluster(small.config)
+    data = small.config.data
+    assert (data.columns, data.system, data.limit) == (names, "Be brief.", ROWS)
+    assert [each.format for each in data.mixture] == ["alpaca", "alpaca"]
+    assert json.loads(small.objects["train-1.jsonl"]) == row
+
+
 def test_data_that_is_not_there_is_no_reason_to_make_some_up(
     small_of: Any, bucket_server: BucketServer
 ) -> None:
