@@ -117,6 +117,35 @@ def test_a_source_that_breaks_off_ends_it_saved_and_it_goes_on_from_there(
     assert job.receipt()["data"]["train"] == whole.receipt()["data"]["train"]
 
 
+def test_rows_with_names_of_their_own_and_weights(
+    bucket_server: BucketServer, whole: Job, tmp_path: Path, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names change nothing; weights do, and a run that was broken off goes on with them."""
+    columns = {"instruction": "q", "response": "a", "context": "c"}
+    renamed = [{columns[key]: value for key, value in row.items()} for row in facts(60)]
+    plain = streamed(tmp_path / "plain", base, renamed, columns=columns)
+    plain.done()
+    same(plain, whole)
+
+    rows = [row | {"trust": index % 4} for index, row in enumerate(renamed)]
+    settings = {"columns": columns, "weight_column": "trust", "system": "Be brief."}
+    weighted = streamed(tmp_path / "weighted", base, rows, **settings)
+    weighted.done()
+    assert weighted.losses() != whole.losses()
+    assert weighted.receipt()["data"]["findings"]["weightless_rows"] > 0
+
+    monkeypatch.setattr("packtrain.storage.gcs.RetryPolicy", lambda: RetryPolicy(attempts=1))
+    broken = streamed(tmp_path / "broken", base, rows, **settings)
+    bucket_server.put("d/train.jsonl", (broken.folder / "train.jsonl").read_bytes())
+    words = ["-s", f"data.train={bucket_server.uri('d/train.jsonl')}"]
+    bucket_server.faults.add("GET", "alt=media", Fault(status=503), times=1, skip=26)
+    failed(broken.train(*words), 69, "d/train.jsonl: Google Cloud Storage does not answer")
+    assert 0 < len(broken.story("step")) < STEPS
+    broken.done(*words)
+    same(broken, weighted)
+    assert broken.receipt()["data"]["train"] == weighted.receipt()["data"]["train"]
+
+
 def test_a_bad_row_ends_it_when_it_is_reached_and_saves(tmp_path: Path, base: Path) -> None:
     job = streamed(tmp_path / "job", base, validation=0.0)
     with (job.folder / "train.jsonl").open("a") as file:
