@@ -102,7 +102,7 @@ def prepare(
     validation = None if validation is None else validation.unweighted()
     if train.weights is not None and "weight_column" not in config.model_fields_set:
         desk.notes.append(
-            f"column {config.weight_column}: what a row's loss counts; data.weight_column: null ignores it"
+            f"rows count as their column {config.weight_column} says (data.weight_column: null ignores it)"
         )
     mixture = Mixture(
         tuple(np.flatnonzero(which == number) for number in range(len(parts))),
