@@ -75,5 +75,5 @@ wheel: $(STAMP)
 	@$(BIN)/python -m build --wheel
 
 clean:
-	@rm -rf $(VENV) demo dist build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	@rm -rf $(VENV) $(LM_EVAL) demo dist build docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	@find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,11 +27,12 @@ def trained(job: Job, tracker: str, environment: dict[str, str], begun: str) -> 
     """Two attempts of a run, the first of which is stopped when ``begun`` is there; what they said."""
     said = ""
     options = ("-s", f"report.to=[{tracker}]", "-s", PROMPTS, "-s", "train.epochs=30")
+    grace = ("-s", "checkpoint.grace=120s")
     for stopped in (True, False):
         # The first is slow, so that it is stopped after the tracker has begun; neither changes the result.
         often = 1 if stopped else 1000
         every = ("-s", f"checkpoint.every={often}", "-s", f"evaluate.every={often}")
-        with job.process(*options, *every, environment=environment) as process:
+        with job.process(*options, *grace, *every, environment=environment) as process:
             if stopped:
                 job.wait_for("checkpoint", 2, process)
                 # The tracker has begun: one that is stopped while it begins is left behind.

@@ -159,7 +159,8 @@ def weights_note(config: DataConfig) -> list[str]:
     """A sentence for rows that have weights by a column that nobody named."""
     if "weight_column" in config.model_fields_set:
         return []
-    return [f"column {config.weight_column}: what a row's loss counts; data.weight_column: null ignores it"]
+    column = config.weight_column
+    return [f"rows count as their column {column} says (data.weight_column: null ignores it)"]
 
 
 def bins_of(rows: TokenizedRows, config: DataConfig) -> list[Indices]:

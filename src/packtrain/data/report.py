@@ -244,6 +244,8 @@ class DataReport:
             if split.weights is not None:
                 spread = ", ".join(f"{key} {value:g}" for key, value in split.weights.items())
                 lines.append(f"  weights    {spread} of a row")
+        if self.mixture:
+            lines.append("mixture      shares of an epoch's tokens")
         for part in self._shares():
             lines.append(
                 f"  {part['share']:>6.1%}   {part['source']}: weight {part['weight']:g}, "

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from packtrain.run.session import Session
     from packtrain.rundir import Event
 
-#: Seconds in which they may send the last, at a normal end and at a stop: the state is saved by then.
-AT_END, AT_STOP = 20.0, 3.0
+#: Seconds in which they may send the last; at a stop, whose state is saved by then, so much of what is left.
+AT_END, AT_STOP = 20.0, 0.5
 
 
 @contextmanager
@@ -55,5 +55,5 @@ def tracked(session: Session) -> Iterator[Callable[[Event], None]]:
     finally:
         patience = AT_END
         if session.stop.requested_at is not None:
-            patience = min(AT_STOP, session.seconds_left())
+            patience = min(AT_END, AT_STOP * session.seconds_left())
         feeds.finish(ending(said.get("word"), said.get("published"), session.run_dir), patience)
