@@ -105,8 +105,8 @@ def test_a_source_that_breaks_off_ends_it_saved_and_it_goes_on_from_there(
     monkeypatch.setattr("packtrain.storage.gcs.RetryPolicy", lambda: RetryPolicy(attempts=1))
     bucket_server.put("d/train.jsonl", (job.folder / "train.jsonl").read_bytes())
     words = ["-s", f"data.train={bucket_server.uri('d/train.jsonl')}"]
-    # Counted: what the format, the validation rows and the first windows take goes well.
-    bucket_server.faults.add("GET", "alt=media", Fault(status=503), times=1, skip=14)
+    # Counted: what the look at the first rows, the validation rows and the first windows take goes well.
+    bucket_server.faults.add("GET", "alt=media", Fault(status=503), times=1, skip=20)
     failed(job.train(*words), 69, "d/train.jsonl: Google Cloud Storage does not answer")
     done = len(job.story("step"))
     assert 0 < done < STEPS
