@@ -249,7 +249,7 @@ class TestStateInAnotherFolder:
         stopped = ("-s", "evaluate.fail_if.loss_above=0.001")
         failed(job.train(*stopped), 76)
         found = {path.name for path in shared.iterdir() if not path.name.startswith(".")}
-        assert found == {"run.json", "config.yaml", "events", "checkpoints", "report.html"}
+        assert found == {"run.json", "config.yaml", "events", "checkpoints", "report.html", "tensorboard"}
         shutil.rmtree(job.run_dir.path)
         job.done()
         assert job.weights() == whole.weights()

@@ -118,6 +118,7 @@ def test_of_two_causes_the_earlier_counts_and_of_two_that_say_the_same_the_first
         (-signal.SIGKILL, Circumstances(100.0, oom_killed=True), 71, "the host is out of memory"),
         (-signal.SIGKILL, Circumstances(70.0, oom_killed=True), 69, "did not end after another one had"),
         (-signal.SIGKILL, Circumstances(70.0), 69, "did not end after another one had"),
+        (-signal.SIGKILL, Circumstances(70.0, stopping=True), 75, "did not end after another one had"),
         (-signal.SIGKILL, Circumstances(70.0, stopping=True, overdue=True), 70, "did not end in the grace"),
         (-signal.SIGSEGV, Circumstances(100.0, oom_killed=True), 70, "SIGSEGV"),
         (-signal.SIGTERM, CALM, 69, "was terminated"),

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from packtrain.errors import UnavailableError, UsageError
+from packtrain.own import is_own_process
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
@@ -228,7 +229,10 @@ def joined() -> Iterator[World]:
             control,
         )
     finally:
-        dist.destroy_process_group()
+        # A process of ours ends now, and its connections with it: taking gloo down joins threads that may
+        # wait for the interpreter, which this one holds. NCCL asks for it.
+        if device.type == "cuda" or not is_own_process():
+            dist.destroy_process_group()
 
 
 def peer_timeout(text: str | None) -> float:

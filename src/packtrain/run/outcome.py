@@ -147,7 +147,10 @@ def _killed(rank: int, end: ProcessEnd, around: Circumstances) -> RankOutcome | 
         kind, message = BugError, "did not end in the grace that it had and was killed"
         hint = "the same command goes on from the last checkpoint"
     elif int(end.at) > int(around.first_failure):  # torchrun's clock counts whole seconds
-        kind, message = UnavailableError, "was killed, for it did not end after another one had"
+        # While the run is being stopped, that is what ended it: another attempt is no failure of this one.
+        kind = PreemptedError if around.stopping else UnavailableError
+        message = "was killed, for it did not end after another one had"
+        hint = "the same command goes on from the last checkpoint"
     elif around.oom_killed:
         kind, message = MemoryExceededError, "was killed by the system: the host is out of memory"
         hint = "give the machine or the container more memory, or start fewer processes on it"
