@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from packtrain.data.shuffle import drawn_order
 from packtrain.data.tokenized import TokenizedRows
 
 if TYPE_CHECKING:
@@ -44,8 +45,7 @@ class Epochs(Bins, Protocol):
 @lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, bins: int) -> Indices:
     """The bins [bins] of an epoch (from 0) in the order in which they are trained on; read-only."""
-    key = np.array([seed, epoch], dtype=np.uint64)
-    order = np.random.Generator(np.random.Philox(key=key)).permutation(bins)
+    order = drawn_order(seed, epoch, bins)
     order.flags.writeable = False
     return order
 

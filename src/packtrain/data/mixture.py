@@ -19,11 +19,9 @@ import numpy.typing as npt
 from packtrain.config import DataConfig
 from packtrain.data.packing import Indices
 from packtrain.data.places import Places
+from packtrain.data.shuffle import SOURCES, drawn_order
 from packtrain.data.sources import Source, open_source
 from packtrain.data.tokenized import TokenizedRows
-
-_ORDER_STREAM = 2**33
-"""Second half of the key for the order of the first source's rows; the other sources' follow."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +148,7 @@ class Mixture:
         for source, (rows, weight) in enumerate(zip(self.rows, self.weights, strict=True)):
             chosen += [rows] * int(weight)
             if left_over := self._left_over(source):
-                key = np.array([self.seed, _ORDER_STREAM + source], dtype=np.uint64)
-                order = np.random.Generator(np.random.Philox(key=key)).permutation(len(rows))
+                order = drawn_order(self.seed, SOURCES + source, len(rows))
                 places = number * left_over + np.arange(left_over)
                 chosen.append(np.sort(rows[order[places % len(rows)]]))
         return np.concatenate(chosen)

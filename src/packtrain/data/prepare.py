@@ -30,15 +30,13 @@ from packtrain.data.report import (
     duplicates,
     overlap,
 )
+from packtrain.data.shuffle import VALIDATION, drawn_order
 from packtrain.data.sources import Source, open_source
 from packtrain.data.token_files import Entry, RowWriter
 from packtrain.data.tokenized import TokenizedRows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_VALIDATION_STREAM = 2**32
-"""Second half of the key for the choice of validation rows: no epoch has this number."""
 
 
 @dataclass(frozen=True)
@@ -187,8 +185,7 @@ def validation_choice(rows: int, share: float, seed: int) -> Indices:
     if not share or rows < 2:
         return np.empty(0, dtype=np.int64)
     count = min(max(1, round(share * rows)), rows - 1)
-    key = np.array([seed, _VALIDATION_STREAM], dtype=np.uint64)
-    return np.sort(np.random.Generator(np.random.Philox(key=key)).permutation(rows)[:count])
+    return np.sort(drawn_order(seed, VALIDATION, rows)[:count])
 
 
 @dataclass

@@ -25,6 +25,7 @@ from packtrain.data.readers import Cursor
 from packtrain.data.reading import Reader, nothing_left
 from packtrain.data.report import Findings
 from packtrain.data.rows import Item
+from packtrain.data.shuffle import FILES, drawn_order
 from packtrain.data.sources import Source
 from packtrain.data.token_files import RowWriter
 from packtrain.data.tokenized import TokenizedRows
@@ -34,8 +35,6 @@ from packtrain.errors import DataError
 CHUNK = 64
 #: A window holds so many batches at most, and so many tokens unless one batch is more.
 MOST_BATCHES, MOST_TOKENS = 16, 1 << 22
-#: Second half of the key for the order of files: with the epoch on top, no epoch or split has this number.
-_FILES = 2**33
 #: For rows that are read again: they were counted the first time.
 _ANY_NUMBER = 2**62
 
@@ -143,8 +142,7 @@ class RowStream:
         files = len(self._source.files)
         if self._source.limit is not None:
             return np.arange(files)
-        key = np.array([self._seed, _FILES + epoch], dtype=np.uint64)
-        return np.random.Generator(np.random.Philox(key=key)).permutation(files)
+        return drawn_order(self._seed, FILES + epoch, files)
 
 
 @dataclass(frozen=True)
@@ -200,6 +198,12 @@ class Window:
         return near_equal_cuts(tokens[self._order], self.steps)
 
 
+def window_tokens(batch_tokens: int, number: int | None = None) -> int:
+    """Tokens of window ``number`` (from 0); None: of the largest ones."""
+    batches = MOST_BATCHES if number is None else min(2 ** min(number, 32), MOST_BATCHES)
+    return max(batch_tokens, min(batches * batch_tokens, MOST_TOKENS))
+
+
 @dataclass
 class WindowMaker:
     """Makes one window after another."""
@@ -218,8 +222,7 @@ class WindowMaker:
     def make(self, number: int) -> Window:
         """Errors: DataError (bad rows, nothing left), and the source's."""
         start, begun = self.stream.position, self.stream.epochs
-        wanted = self.batch_tokens * min(2 ** min(number, 32), MOST_BATCHES)
-        wanted = max(self.batch_tokens, min(wanted, MOST_TOKENS))
+        wanted = window_tokens(self.batch_tokens, number)
         first = Reader(self.config, self.template, before=self.found)
         lenient = self.config.model_copy(update={"max_bad_rows": _ANY_NUMBER})
         again = Reader(lenient, self.template)

@@ -20,7 +20,7 @@ from packtrain.data.mixture import joined, open_parts
 from packtrain.data.prepare import bins_of_lengths, read_rows, validation_choice
 from packtrain.data.rows import Item
 from packtrain.data.sources import Source, open_source
-from packtrain.data.stream import MOST_BATCHES, MOST_TOKENS
+from packtrain.data.stream import window_tokens
 from packtrain.data.streaming import sample
 from packtrain.data.tokenized import TokenizedRows
 
@@ -116,8 +116,7 @@ def _streamed(
         config.data, tokenizer, chat_template=chat_template, seed=config.train.seed, rows=most_rows
     )
     rows = found.train
-    window = max(config.train.batch_tokens, min(MOST_BATCHES * config.train.batch_tokens, MOST_TOKENS))
-    total = max(len(rows), math.ceil(window / float(rows.lengths.mean())))
+    total = max(len(rows), math.ceil(window_tokens(config.train.batch_tokens) / float(rows.lengths.mean())))
     validation = found.validation
     held = int(validation.lengths.sum()) if validation is not None else 0
     longer = config.train.model_copy(update={"epochs": float(config.train.max_steps)})
