@@ -137,4 +137,7 @@ def _bar(repo_id: str, on_progress: Callable[[str], None] | None) -> type[Any]:
                 on_progress(f"downloading {repo_id}: {self.n / 1e9:.1f} of {self.total / 1e9:.1f} GB")
             return True
 
+        def close(self) -> None:
+            """Nothing is drawn that would have to go, and there may be nobody left to speak to."""
+
     return Sentences

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from subprocess import TimeoutExpired
 from typing import Any
 
 from packtrain.config import RunConfig
@@ -202,7 +201,7 @@ class Proof:
         place = self._place("undisturbed")
         begun = time.monotonic()
         with self._started(place) as run:
-            code = self._wait(run)
+            code = run.wait(self.until)
         if code:
             said = [line for line in run.lines() if line.startswith("error: ")] or run.lines()[-1:]
             kind = BY_EXIT_CODE.get(code, BugError)
@@ -219,12 +218,12 @@ class Proof:
             place = self._place(f"stop-{number}-{attempt}")
             with self._started(place) as run:
                 struck = strike(run, moment, sent, target, self.until)
-                code = self._wait(run)
+                code = run.wait(self.until)
             if struck:
                 break
         problems = _wrong_end(code, sent, run) if struck else _wrong_end(code, None, run)
         with self._started(place) as run:
-            resumed = self._wait(run)
+            resumed = run.wait(self.until)
         if resumed:
             problems.append(f"the same command then ended with {resumed}: {''.join(run.lines()[-1:])}")
         else:
@@ -246,12 +245,6 @@ class Proof:
         run_dir = RunDir(place / "run")
         arguments = ["train", str(place / "run.yaml"), "--run-dir", str(run_dir.path), *self.options]
         return started(arguments, run_dir, place / "log", clean_environment())
-
-    def _wait(self, run: Watched) -> int:
-        try:
-            return run.process.wait(max(0.0, self.until - time.monotonic()))
-        except TimeoutExpired:
-            raise TimeoutError from None
 
 
 def _wrong_end(code: int, sent: signal.Signals | None, run: Watched) -> list[str]:

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from packtrain.run import processes
+from packtrain.run import interrupts, processes
 from packtrain.rundir import Event, RunDir, parse_events
 
 Target = Literal["leader", "rank", "everything"]
 #: Seconds between two looks at a run: shorter than any phase that is to be hit.
 LOOK = 0.002
+#: The same, where only its end is waited for.
+WAIT = 0.02
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,17 @@ class Watched:
     run_dir: RunDir
     log: Path
     """What it prints to standard error."""
+    check: Callable[[], None]
+    """Raises KeyboardInterrupt where somebody wants all of this to end (:mod:`packtrain.run.interrupts`)."""
+
+    def wait(self, until: float) -> int:
+        """Its exit code; raises :class:`TimeoutError` at ``until``, by the monotonic clock."""
+        while (code := self.process.poll()) is None:
+            self.check()
+            if time.monotonic() > until:
+                raise TimeoutError("it did not end in time")
+            time.sleep(WAIT)
+        return code
 
     def lines(self) -> list[str]:
         return self.log.read_text(errors="replace").splitlines()
@@ -102,21 +115,22 @@ def started(
     arguments: Sequence[str], run_dir: RunDir, log: Path, environment: Mapping[str, str]
 ) -> Iterator[Watched]:
     """``packtrain`` with ``arguments``; nothing of it is left at the end, however that comes."""
-    with log.open("wb") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "packtrain.cli.main", *arguments],
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=errors,
-            start_new_session=True,  # Ctrl-C is for who watches
-        )
-    try:
-        yield Watched(process, run_dir, log)
-    finally:
-        if process.poll() is None:
-            processes.send(everything(process.pid), signal.SIGKILL)
-        process.wait()
+    with interrupts.held() as check:
+        with log.open("wb") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "packtrain.cli.main", *arguments],
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for who watches
+            )
+        try:
+            yield Watched(process, run_dir, log, check)
+        finally:
+            if process.poll() is None:
+                processes.send(everything(process.pid), signal.SIGKILL)
+            process.wait()
 
 
 def strike(run: Watched, moment: Moment, number: signal.Signals, target: Target, until: float) -> bool:
@@ -128,10 +142,14 @@ def strike(run: Watched, moment: Moment, number: signal.Signals, target: Target,
     while not moment.reached(run):
         if run.process.poll() is not None:
             return False
+        run.check()
         if time.monotonic() > until:
             raise TimeoutError(f"{moment.name} was not reached in time")
         time.sleep(LOOK)
-    time.sleep(moment.delay)
+    due = time.monotonic() + moment.delay
+    while (left := due - time.monotonic()) > 0:
+        run.check()
+        time.sleep(min(left, WAIT))
     if run.process.poll() is not None:
         return False
     pid = run.process.pid

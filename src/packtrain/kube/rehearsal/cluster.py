@@ -27,7 +27,7 @@ from packtrain.kube.rehearsal.controllers import (
 )
 from packtrain.kube.rehearsal.kubelet import Changes, Difference, Identity, Resources, make_process
 from packtrain.kube.rehearsal.pods import RunningPod
-from packtrain.run import processes
+from packtrain.run import interrupts, processes
 from packtrain.rundir import Event
 
 _LOOK = 0.01
@@ -97,6 +97,7 @@ class Cluster:
         self._pods: dict[int, RunningPod] = {}
         self._count = 0
         self._failures = 0
+        self._check: Callable[[], None]
         self.story = Story(self._workload["kind"])
 
     def run(self) -> Story:
@@ -199,6 +200,7 @@ class Cluster:
         while True:
             if time.monotonic() > self.until:
                 raise GateError("the rehearsal did not end in its time", hint="allow more with --time-limit")
+            self._check()
             self._preempt()
             found = [(index, end) for index, pod in sorted(self._pods.items()) if (end := pod.poll())]
             ends = [self._take(index, end) for index, end in found]
@@ -242,6 +244,7 @@ class Cluster:
         for pod in self._pods.values():
             pod.terminate(pod.made.grace_seconds)
         while self._pods:
+            self._check()
             for index, pod in sorted(self._pods.items()):
                 end = pod.poll()
                 if end is not None:
@@ -254,7 +257,7 @@ class Cluster:
     @contextmanager
     def _cleaned_up(self) -> Iterator[None]:
         """Nothing that was started here is left, however the rehearsal ends."""
-        with processes.adopting_orphans():
+        with processes.adopting_orphans(), interrupts.held() as self._check:
             try:
                 yield
             finally:
