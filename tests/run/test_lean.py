@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
+from new_python import BEGIN, IMPORT, told_by
 from tiny import make_tiny_base
-from whole_run import ROOT, Job, make_job, packtrain
+from whole_run import Job, make_job, packtrain
 
 #: What a training of one process, without torch.compile, has no use for.
 LEFT_OUT = ("torch._dynamo.utils", "torch._inductor", "torch.distributed.tensor", "sympy")
-BEGIN = """
-import json, sys
-from packtrain.own import own_process
-from packtrain.run import heavy
-own_process()
-"""
-IMPORT = "with heavy.heavy_imports():\n    import packtrain.run.training\n"
-
-
-def told_by(code: str, environment: Mapping[str, str] | None = None) -> Any:
-    """What a new Python prints as JSON, in which nothing heavy is loaded yet."""
-    ended = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **(environment or {})},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
-
-
 SHOW_LOADED = f"print(json.dumps([name for name in {LEFT_OUT} if name in sys.modules]))"
 
 

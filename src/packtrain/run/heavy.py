@@ -29,7 +29,7 @@ def heavy_imports(*, lean: bool = True) -> Iterator[None]:
         return
     gc.disable()
     try:
-        with _lean_imports() if lean and is_own_process() else nullcontext():
+        with _lean_imports(lean) if is_own_process() else nullcontext():
             yield
     finally:
         gc.freeze()
@@ -37,13 +37,12 @@ def heavy_imports(*, lean: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def _lean_imports() -> Iterator[None]:
-    if os.environ.get("WORLD_SIZE", "1") != "1":
-        yield
-        return
+def _lean_imports(lean: bool) -> Iterator[None]:
     from packtrain.run.lean import lean_imports
+    from packtrain.run.names import found_quickly
 
-    with lean_imports():
+    alone = os.environ.get("WORLD_SIZE", "1") == "1"
+    with found_quickly(), lean_imports() if lean and alone else nullcontext():
         yield
 
 
