@@ -40,6 +40,8 @@ class Watch(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self, measured: Measured, tokens: int, mark: Path | None) -> None:
         self.measured, self.tokens, self.mark = measured, tokens, mark
+        self.trainer: Any = None
+        """TRL's, which counts the tokens that it has trained on."""
 
     def on_step_begin(self, *_: object, **__: object) -> None:
         self.measured.begin_step()
@@ -47,7 +49,9 @@ class Watch(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, *_: object, **__: object) -> None:
         self.measured.end_step(self.tokens)
         if self.mark is not None:
-            self.mark.touch()
+            new = self.mark.with_suffix(".new")
+            new.write_text(str(int(self.trainer._total_train_tokens)), encoding="utf-8")
+            new.rename(self.mark)
 
     def on_log(self, *_: object, logs: dict[str, float] | None = None, **__: object) -> None:
         if logs and "loss" in logs:
@@ -138,14 +142,16 @@ def run_trl(options: argparse.Namespace, measured: Measured) -> None:
     if packed:
         own |= {"packing": True, "gradient_checkpointing": False}
     settings = own | common(options, len(rows))
+    watch = Watch(measured, tokens, options.first_step)
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**settings),
         train_dataset=Dataset.from_list(rows),
         processing_class=tokenizer,
         peft_config=None if options.full else LoraConfig(task_type="CAUSAL_LM", **LORA),
-        callbacks=[Watch(measured, tokens, options.first_step)],
+        callbacks=[watch],
     )
+    watch.trainer = trainer
     if packed and options.first_step is None:
         # A step sees every packed sequence once, as a step of the others sees every row once.
         trainer.args.gradient_accumulation_steps = max(1, len(trainer.train_dataset) // options.batch)

@@ -1,7 +1,8 @@
 """From the start of a process to the end of its first optimizer step, ours and TRL's, seen from outside.
 
-Both have the same rows, and make a step of one packed sequence; both are looked at in the same way,
-through ``/proc``. What they keep from an earlier start is not there at the first one.
+Both have the same rows, and make a step of one packed sequence, however few tokens ``batch_tokens`` asks
+for; which one is up to their shuffling, so that the table has its tokens. Both are looked at in the same
+way, through ``/proc``. What they keep from an earlier start is not there at the first one.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ name: start-up
 model: {{source: {base}}}
 data: {{train: {rows}, validation: 0.0, max_length: {max_length}}}
 adapter: {{rank: 16, alpha: 32}}
-train: {{max_steps: 1, batch_tokens: {max_length}, threads: {threads}}}
+train: {{max_steps: 1, batch_tokens: 16, threads: {threads}}}
 """
 
 
@@ -36,7 +37,7 @@ def first_steps(
     peers: Path, base: Path, rows: Path, max_length: int, environment: Mapping[str, str]
 ) -> dict[str, Any]:
     """Seconds (``wall``, ``cpu``) to the end of the first step of packtrain, of packtrain started again
-    on the same data, and of TRL packed."""
+    on the same data, and of TRL packed; and the ``tokens`` of that step."""
     found = {}
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
@@ -50,32 +51,40 @@ def first_steps(
             run_dir = folder / f"run-{turn}"
             command = [sys.executable, "-m", "packtrain.cli.main", "train", str(run_file)]
             command += ["--run-dir", str(run_dir)]
-            found[start] = _until(command, cached, folder, functools.partial(_has_step, run_dir))
+            found[start] = _until(command, cached, folder, functools.partial(_step_tokens, run_dir))
         mark = folder / "first-step"
         command = [str(peers), str(HERE / "peers.py"), "trl-packed", "--base", str(base), "--rows", str(rows)]
         command += ["--steps", "0", "--max-length", str(max_length), "--threads", threads]
         environment = {**environment, "HF_HOME": str(folder / "huggingface")}
-        found["trl-packed"] = _until([*command, "--first-step", str(mark)], environment, folder, mark.exists)
+        found["trl-packed"] = _until(
+            [*command, "--first-step", str(mark)], environment, folder, functools.partial(_marked, mark)
+        )
     return found
 
 
-def _has_step(run_dir: Path) -> bool:
+def _step_tokens(run_dir: Path) -> int | None:
     try:
         lines = (run_dir / "events.jsonl").read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
-        return False
-    return any(json.loads(line)["kind"] == "step" for line in lines)
+        return None
+    events = map(json.loads, lines)
+    return next((int(event["tokens"]) for event in events if event["kind"] == "step"), None)
+
+
+def _marked(mark: Path) -> int | None:
+    return int(mark.read_text(encoding="utf-8")) if mark.exists() else None
 
 
 def _until(
-    command: Sequence[str], environment: Mapping[str, str], folder: Path, done: Callable[[], bool]
+    command: Sequence[str], environment: Mapping[str, str], folder: Path, done: Callable[[], int | None]
 ) -> dict[str, float]:
+    """``done``: None, or the tokens of the first step."""
     began = time.perf_counter()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, env=dict(environment), cwd=folder, stdout=log, stderr=log)
         try:
-            while not done():
-                if process.poll() is not None and not done():
+            while (tokens := done()) is None:
+                if process.poll() is not None and done() is None:
                     raise SystemExit(
                         f"{command[1:4]} ended without a step:\n{(folder / 'log').read_text()[-2000:]}"
                     )
@@ -85,7 +94,7 @@ def _until(
         finally:
             process.kill()
             process.wait()
-    return {"wall": round(wall, 2), "cpu": round(cpu, 2)}
+    return {"wall": round(wall, 2), "cpu": round(cpu, 2), "tokens": tokens}
 
 
 def _cpu_seconds(pid: int) -> float:
@@ -111,7 +120,8 @@ def start_table(starts: Sequence[Mapping[str, Mapping[str, float]]]) -> str:
                 seconds["cpu"].text(1),
                 shares["wall"].text(2),
                 shares["cpu"].text(2),
+                Spread.of(each[name]["tokens"] for each in starts).text(0),
             )
         )
-    head = ("to the end of the first step", "wall s", "CPU s", "of TRL's wall", "of TRL's CPU")
+    head = ("to the end of the first step", "wall s", "CPU s", "of TRL's wall", "of TRL's CPU", "tokens")
     return markdown(head, body)
