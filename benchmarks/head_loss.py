@@ -1,6 +1,6 @@
 """The loss over a large vocabulary: ours, and `torch.nn.functional.linear_cross_entropy`, chunked or not.
 
-    python benchmarks/head_loss.py [--positions 268,2048] [--hidden 576] [--vocabulary 49152] [--repeats 5]
+    python benchmarks/head_loss.py [--positions 268] [--hidden 576] [--vocabulary 49152] [--repeats 5]
 
 Forward and backward of a frozen head (the gradient of the hidden states alone), as LoRA has it, and with
 `--train-head` of the head too. In each round every way runs once, in a process of its own, in another order:
@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--positions", default="268,2048", help="supervised tokens: a table for each number")
+    parser.add_argument("--positions", default="268", help="supervised tokens: a table for each number")
     parser.add_argument("--hidden", type=int, default=576)
     parser.add_argument("--vocabulary", type=int, default=49152)
     parser.add_argument("--train-head", action="store_true")

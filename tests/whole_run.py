@@ -110,6 +110,12 @@ class Job:
         content: dict[str, Any] = json.loads(self.run_dir.receipt_file.read_text())
         return content
 
+    def checkpoint_steps(self) -> list[int]:
+        """Of what is kept; under load one is saved a step later, when the one before is written."""
+        return sorted(
+            int(path.name.removeprefix("step-")) for path in self.run_dir.checkpoints.glob("step-*")
+        )
+
     def weights(self) -> str:
         """SHA-256 of the adapter's weights."""
         return hashlib.sha256((self.run_dir.adapter / "adapter_model.safetensors").read_bytes()).hexdigest()

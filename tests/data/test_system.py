@@ -15,6 +15,7 @@ from packtrain.config import DataConfig
 from packtrain.data.formats import Conversation
 from packtrain.data.prepare import prepare
 from packtrain.data.preview import parts
+from packtrain.data.report import DataReport
 from packtrain.data.system import with_system
 from packtrain.errors import ConfigError, DataError
 
@@ -142,3 +143,32 @@ def test_a_bad_turn_is_counted_as_the_row_has_it(tmp_path: Path, own: bool) -> N
         DataError, match=rf"rows\.jsonl:1: messages\[{1 + own}\]\.content: holds the control token"
     ):
         texts(tmp_path, tokenizer("smollm2"), {"messages": turns})
+
+
+def test_a_row_whose_own_system_turn_is_left_out_is_told(tmp_path: Path) -> None:
+    own = {"messages": [{"role": "system", "content": SYSTEM}, Q, A]}
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in (own, {"messages": [Q, A]}, own)))
+    config = DataConfig(train=str(path), validation=0.0)
+
+    def found(family: str) -> DataReport:
+        return prepare(config, tokenizer(family), chat_template=None, seed=0, keep=False).report
+
+    report = found("mistral")
+    assert (report.findings.unheard_turns, report.findings.bad_rows) == (2, 0)
+    assert (
+        "2 system turns never seen: the chat template leaves system turns out "
+        "(another one can be named with model.chat_template)"
+    ) in report.warnings()
+    report = found("llama2")
+    assert report.findings.unheard_turns == 0
+    assert not any("system turn" in line for line in report.warnings())
+
+
+def test_where_it_is_refused_each_row_is_bad(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = ({"messages": [{"role": "system", "content": SYSTEM}, Q, A]}, {"messages": [Q, A]})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = DataConfig(train=str(path), validation=0.0, on_bad_row="skip")
+    report = prepare(config, tokenizer("gemma"), chat_template=None, seed=0, keep=False).report
+    assert (report.findings.unheard_turns, report.findings.bad_rows) == (0, 1)

@@ -39,6 +39,8 @@ class Findings:
     """Assistant turns that are not learnt, since the chat template leaves out what they think."""
     weightless_rows: int = 0
     """Left out because their weight is 0."""
+    unheard_turns: int = 0
+    """System turns that the chat template leaves out, so that the model never sees them."""
 
     def note_bad_row(self, problem: str) -> None:
         self.bad_rows += 1
@@ -197,6 +199,12 @@ class DataReport:
                 f"{turns:,} assistant turn{'s are' if turns != 1 else ' is'} not learnt: the chat template "
                 "leaves out the reasoning of earlier turns (a row that ends with such a turn would teach it)"
                 + self._thoughtless()
+            )
+        if found.unheard_turns:
+            turns = found.unheard_turns
+            lines.append(
+                f"{turns:,} system turn{'s' if turns != 1 else ''} never seen: the chat template leaves "
+                "system turns out (another one can be named with model.chat_template)"
             )
         lines += [
             f"data.train: no row of {part.source} is left for training: validation took all of them"

@@ -26,6 +26,16 @@ def with_system(conversation: Conversation, system: str | None) -> Conversation:
     return conversation.behind(system)
 
 
+def system_turns(conversation: Conversation) -> int:
+    return sum(message["role"] == "system" for message in conversation.messages)
+
+
+def leaves_out_system(template: ChatTemplate) -> bool:
+    """Whether what a system turn says is not in the text. Errors: RenderError where it is refused."""
+    # Words of its own: a real prompt may hold a switch, such as /no_think, that is taken out.
+    return SENTINEL not in template.render(({"role": "system", "content": SENTINEL}, *_TALK))
+
+
 def check_system(template: ChatTemplate, system: str | None, format: str) -> None:
     """ConfigError where the template refuses a system prompt, or leaves it out; DataError for texts."""
     if system is None:
@@ -41,13 +51,13 @@ def check_system(template: ChatTemplate, system: str | None, format: str) -> Non
         return  # which is told with the first row
     try:
         template.render(({"role": "system", "content": system}, *_TALK))
-        shown = template.render(({"role": "system", "content": SENTINEL}, *_TALK))
+        left_out = leaves_out_system(template)
     except RenderError as error:
         raise ConfigError(
             f"data.system: the chat template of model.source takes no system turn: {error}",
             hint=_OTHERWISE,
         ) from error
-    if SENTINEL not in shown:  # the prompt itself may hold a switch, such as /no_think, that is taken out
+    if left_out:
         raise ConfigError(
             "data.system: the chat template of model.source leaves a system turn out",
             hint=_OTHERWISE,

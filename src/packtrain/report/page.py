@@ -166,6 +166,7 @@ def _left_out(data: Mapping[str, Any]) -> list[tuple[str, str]]:
         (found.get("truncated_rows", 0), "rows", "longer than data.max_length, and cut"),
         (found.get("truncated_tokens", 0), "tokens", "lost by the cut"),
         (found.get("thoughtless_turns", 0), "turns", "not learnt: the chat template drops their reasoning"),
+        (found.get("unheard_turns", 0), "system turns", "never seen: the chat template leaves them out"),
         ((data.get("duplicates") or {}).get("rows", 0), "rows", "in training more than once"),
         ((data.get("overlap") or {}).get("rows", 0), "rows", "in both validation and training"),
     ]
