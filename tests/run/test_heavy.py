@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from packtrain.run.heavy import heavy_imports
+from packtrain.run.heavy import SHAPES_KEPT, heavy_imports
 
 
 def told_by(code: str) -> str:
@@ -68,3 +69,40 @@ def test_a_process_that_is_under_way_is_left_as_it_is(setting: str, monkeypatch:
         assert gc.get_freeze_count() == frozen
     finally:
         gc.enable()
+
+
+PRODUCTS = """
+import os, re
+with heavy_imports():
+    import torch
+def used():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
+weight = torch.randn(64, 64)
+def product(rows):
+    torch.ops.mkldnn._linear_pointwise(torch.randn(rows, 64), weight, None, "none", [], "")
+for rows in range(1, 20):
+    product(rows)
+before = used()
+for rows in range(20, 620):
+    product(rows)
+print(used() - before)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_products_of_many_lengths_keep_little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SHAPES_KEPT:
+        monkeypatch.delenv(name, raising=False)
+    own = "from packtrain.own import own_process\nown_process()\n"
+    ours, theirs = float(told_by(own + PRODUCTS)), float(told_by(PRODUCTS))
+    assert ours < 0.6 * theirs
+
+
+def test_who_wants_more_kept_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LRU_CACHE_CAPACITY", "512")
+    told = told_by(
+        "import os\nfrom packtrain.own import own_process\nown_process()\n"
+        "with heavy_imports():\n    import torch\n"
+        "print(os.environ['LRU_CACHE_CAPACITY'], os.environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'])"
+    )
+    assert told == "512 128"
