@@ -16,9 +16,9 @@ from contextlib import contextmanager, nullcontext
 
 from packtrain.own import is_own_process, not_there
 
-#: oneDNN, and PyTorch's layer over it, keep what they made for each of the last 1024 shapes of a product: half
-#: a megabyte together, and packed sequences are of as many lengths: half a gigabyte. One pass has far fewer
-#: shapes than this, and a length does not come again so soon that what was made for it is worth its memory.
+#: oneDNN, and PyTorch's layer over it, keep what they made for each of the last 1024 shapes of a product:
+#: half a megabyte together, and packed sequences are of as many lengths: half a gigabyte. One pass has far
+#: fewer shapes than this, and a length does not come again so soon that it is worth its memory until then.
 #: https://uxlfoundation.github.io/oneDNN/dev_guide_primitive_cache.html
 SHAPES_KEPT = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
 
