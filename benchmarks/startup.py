@@ -51,7 +51,7 @@ def first_steps(
             run_dir = folder / f"run-{turn}"
             command = [sys.executable, "-m", "packtrain.cli.main", "train", str(run_file)]
             command += ["--run-dir", str(run_dir)]
-            found[start] = _until(command, cached, folder, functools.partial(_step_tokens, run_dir))
+            found[start] = _until(command, cached, folder, functools.partial(step_tokens, run_dir))
         mark = folder / "first-step"
         command = [str(peers), str(HERE / "peers.py"), "trl-packed", "--base", str(base), "--rows", str(rows)]
         command += ["--steps", "0", "--max-length", str(max_length), "--threads", threads]
@@ -62,7 +62,8 @@ def first_steps(
     return found
 
 
-def _step_tokens(run_dir: Path) -> int | None:
+def step_tokens(run_dir: Path) -> int | None:
+    """Tokens of a run's first step; None before its end."""
     try:
         lines = (run_dir / "events.jsonl").read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:

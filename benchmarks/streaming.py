@@ -22,6 +22,7 @@ from typing import Any
 from comparison import markdown
 from data_path import copies
 from measured import peak_rss
+from startup import step_tokens
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_SECONDS = 0.02
@@ -76,7 +77,7 @@ def watched(run_file: Path, run_dir: Path, cache: Path) -> dict[str, Any]:
         first, peak = None, 0
         while process.poll() is None:
             peak = max(peak, _peak(process.pid))
-            if first is None and _has_step(run_dir):
+            if first is None and step_tokens(run_dir) is not None:
                 first = time.perf_counter() - began
             time.sleep(POLL_SECONDS)
         log.seek(0)
@@ -101,13 +102,6 @@ def _peak(pid: int) -> int:
         return 0
     found = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")]
     return int(found[0]) * 1024 if found else 0
-
-
-def _has_step(run_dir: Path) -> bool:
-    try:
-        return '"kind": "step"' in (run_dir / "events.jsonl").read_text()
-    except OSError:
-        return False
 
 
 def main() -> None:

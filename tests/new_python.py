@@ -22,7 +22,11 @@ IMPORT = "with heavy.heavy_imports():\n    import packtrain.run.training\n"
 
 
 def told_by(code: str, environment: Mapping[str, str] | None = None) -> Any:
-    """What a new Python prints as JSON, in which nothing heavy is loaded yet."""
+    """What it prints, as JSON."""
+    return json.loads(printed_by(code, environment))
+
+
+def printed_by(code: str, environment: Mapping[str, str] | None = None) -> str:
     ended = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": str(ROOT / "src"), **(environment or {})},
@@ -32,4 +36,4 @@ def told_by(code: str, environment: Mapping[str, str] | None = None) -> Any:
         check=False,
     )
     assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
+    return ended.stdout

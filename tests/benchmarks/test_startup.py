@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 from contestants import CONTESTANTS
-from startup import RUN_FILE, _marked, _step_tokens, start_table
+from startup import RUN_FILE, _marked, start_table, step_tokens
 
 from packtrain.config import RunConfig
 from packtrain.data.batches import BatchPlan
@@ -31,12 +31,12 @@ def test_its_steps_are_of_one_sequence() -> None:
 
 
 def test_a_first_step_is_seen_in_the_events_that_a_run_writes(tmp_path: Path) -> None:
-    assert _step_tokens(tmp_path) is None
+    assert step_tokens(tmp_path) is None
     with EventWriter(tmp_path / "events.jsonl", 1) as events:
         events.write("start", 0)
-        assert _step_tokens(tmp_path) is None
+        assert step_tokens(tmp_path) is None
         events.write("step", 1, loss=1.0, tokens=222)
-        assert _step_tokens(tmp_path) == 222
+        assert step_tokens(tmp_path) == 222
 
 
 def test_a_first_step_is_seen_in_the_mark_of_a_peer(tmp_path: Path) -> None:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import gc
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from new_python import printed_by
 
 from packtrain.run.heavy import SHAPES_KEPT, heavy_imports
 
 
 def told_by(code: str) -> str:
-    """What a new Python prints, in which nothing heavy is loaded yet."""
-    code = f"import gc, sys\nfrom packtrain.run.heavy import heavy_imports\n{code}"
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
-    ).stdout.strip()
+    return printed_by(f"import gc, sys\nfrom packtrain.run.heavy import heavy_imports\n{code}").strip()
 
 
 def test_nothing_is_collected_while_torch_is_imported() -> None:

@@ -47,6 +47,7 @@ from packtrain.data.masks import (
 from packtrain.data.reasoning import THINK, VanishedError, key_of, learnt, spelled
 from packtrain.data.rows import BadRow
 from packtrain.data.strings import strings
+from packtrain.data.system import leaves_out_system
 from packtrain.data.templates import TODAY, named_templates
 from packtrain.data.tokens import any_of, bos_of, token_from
 from packtrain.data.tool_calls import A_TOOL, check_rendered, end_of_call, wants_text, with_text
@@ -131,6 +132,11 @@ class ChatTemplate:
     @property
     def has_template(self) -> bool:
         return bool(self._templates)
+
+    @cached_property
+    def leaves_out_system(self) -> bool:
+        """Whether what a system turn says is not in the text; False where such a turn is refused."""
+        return self.has_template and leaves_out_system(self.render)
 
     def render(self, messages: Sequence[Message]) -> str:
         """A whole conversation as text. Errors: :class:`~.masks.RenderError`."""

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import islice
 
 from packtrain.config import DataConfig
 from packtrain.data.chat import ChatTemplate, Encoded
 from packtrain.data.columns import Columns, Unseen
 from packtrain.data.formats import Conversation
-from packtrain.data.masks import RenderError
 from packtrain.data.messages import Problem
 from packtrain.data.reasoning import placed
 from packtrain.data.report import Findings
 from packtrain.data.row_weights import row_weight
 from packtrain.data.rows import BadRow, Row
 from packtrain.data.sources import Source
-from packtrain.data.system import check_system, leaves_out_system, system_turns, with_system
+from packtrain.data.system import check_system, system_turns, with_system
 from packtrain.data.token_files import RowWriter
 from packtrain.errors import DataError
 
@@ -112,17 +110,9 @@ class Reader:
         except Problem as problem:
             raise BadRow(row.place, made.in_row(problem.field), problem.problem) from None
         made = with_system(replace(made, messages=turns), self.config.system)
-        if (unheard := system_turns(made)) and self._leaves_out_system:
+        if (unheard := system_turns(made)) and self.template.leaves_out_system:
             self.findings.unheard_turns += unheard
         return made
-
-    @cached_property
-    def _leaves_out_system(self) -> bool:
-        """Of a template that refuses them each such row is bad, which is told."""
-        try:
-            return self.template.has_template and leaves_out_system(self.template)
-        except RenderError:
-            return False
 
     def _accepted(self, place: str, result: Encoded | BadRow) -> Encoded | None:
         """The row as it is trained on, or None when it is left out; DataError where that is not allowed."""

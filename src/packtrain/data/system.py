@@ -6,10 +6,11 @@ refuses it would make every row bad, and one that leaves it out would train on s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from packtrain.data.formats import Conversation
-from packtrain.data.masks import SENTINEL, RenderError
+from packtrain.data.masks import SENTINEL, Message, RenderError
 from packtrain.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ _TALK = ({"role": "user", "content": "question"}, {"role": "assistant", "content
 
 def with_system(conversation: Conversation, system: str | None) -> Conversation:
     """The conversation, behind ``system`` where no turn of it is a system turn."""
-    if system is None or any(message["role"] == "system" for message in conversation.messages):
+    if system is None or system_turns(conversation):
         return conversation
     return conversation.behind(system)
 
@@ -30,10 +31,13 @@ def system_turns(conversation: Conversation) -> int:
     return sum(message["role"] == "system" for message in conversation.messages)
 
 
-def leaves_out_system(template: ChatTemplate) -> bool:
-    """Whether what a system turn says is not in the text. Errors: RenderError where it is refused."""
-    # Words of its own: a real prompt may hold a switch, such as /no_think, that is taken out.
-    return SENTINEL not in template.render(({"role": "system", "content": SENTINEL}, *_TALK))
+def leaves_out_system(render: Callable[[Sequence[Message]], str]) -> bool:
+    """Whether a template that takes a system turn does not show what it says."""
+    try:
+        # Words of its own: a real prompt may hold a switch, such as /no_think, that is taken out.
+        return SENTINEL not in render(({"role": "system", "content": SENTINEL}, *_TALK))
+    except RenderError:  # which is told of each such row, and of data.system
+        return False
 
 
 def check_system(template: ChatTemplate, system: str | None, format: str) -> None:
@@ -51,13 +55,12 @@ def check_system(template: ChatTemplate, system: str | None, format: str) -> Non
         return  # which is told with the first row
     try:
         template.render(({"role": "system", "content": system}, *_TALK))
-        left_out = leaves_out_system(template)
     except RenderError as error:
         raise ConfigError(
             f"data.system: the chat template of model.source takes no system turn: {error}",
             hint=_OTHERWISE,
         ) from error
-    if left_out:
+    if template.leaves_out_system:
         raise ConfigError(
             "data.system: the chat template of model.source leaves a system turn out",
             hint=_OTHERWISE,

@@ -34,11 +34,8 @@ def heavy_imports(*, lean: bool = True) -> Iterator[None]:
         yield
         return
     gc.disable()
-    if is_own_process():  # read once, by libraries that come now
-        for name, value in SHAPES_KEPT.items():
-            os.environ.setdefault(name, value)
     try:
-        with _lean_imports(lean) if is_own_process() else nullcontext():
+        with _own_imports(lean) if is_own_process() else nullcontext():
             yield
     finally:
         gc.freeze()
@@ -46,7 +43,9 @@ def heavy_imports(*, lean: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def _lean_imports(lean: bool) -> Iterator[None]:
+def _own_imports(lean: bool) -> Iterator[None]:
+    for name, value in SHAPES_KEPT.items():  # read once, by libraries that come now
+        os.environ.setdefault(name, value)
     from packtrain.run.lean import lean_imports
     from packtrain.run.names import found_quickly
 
